@@ -1,0 +1,6 @@
+//! One file per verb.
+
+/// Runs the command line and returns the exit status.
+pub fn main() -> i32 {
+    0
+}

@@ -1,0 +1,26 @@
+//! skiff: run programs from single-file images, as the user who calls.
+//!
+//! The map, in the order data flows (the whole picture is in `docs/architecture.md`):
+//!
+//! | you look for | open |
+//! |---|---|
+//! | a flag, its help text | [`cli`] |
+//! | what a verb does, step by step | [`commands`] |
+//! | what this machine is and allows | [`host`] |
+//! | why a mount, variable or attribute is as it is | [`plan`] |
+//! | how a plan becomes a container | [`launch`] |
+//! | how files of an image reach the kernel | [`serve`] |
+//! | SIF and SquashFS, reading | [`image`] |
+//! | SIF and SquashFS, writing | [`pack`] |
+//! | a system call | [`sys`] |
+//! | how errors are worded and what they exit with | [`error`] |
+pub mod cli;
+pub mod commands;
+pub mod error;
+pub mod host;
+pub mod image;
+pub mod launch;
+pub mod pack;
+pub mod plan;
+pub mod serve;
+pub mod sys;
