@@ -1,1 +1,174 @@
-//! cli
+//! The command line as types: what can be asked, and the words that `--help` says about it.
+//!
+//! Nothing here reads a file, a variable or the terminal: the types say what was asked, and
+//! [`crate::commands`] does it. One file a group of flags:
+//!
+//! ```text
+//! mod.rs     the verbs and the flags that every verb takes
+//! run.rs     exec, run, shell
+//! build.rs   build
+//! sif.rs     sif list, header, info, dump
+//! ```
+//!
+//! `docs/commands.md` is written from these types (`skiff docs`), and a test keeps it so.
+
+pub mod build;
+pub mod run;
+pub mod sif;
+
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "skiff",
+    version,
+    about = "Run programs from single-file images, as the user who calls",
+    after_help = EXAMPLES,
+    styles = STYLES,
+    propagate_version = false,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// The flags of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  skiff build debian.sif ./rootfs             pack a directory into an image
+  skiff exec debian.sif ./simulation          run your program in it
+  srun -n 4096 skiff exec debian.sif ./simulation
+
+'skiff VERB --help' explains a verb.";
+
+/// The flags of every verb.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Messages")]
+pub struct Global {
+    /// Say what is done and why; twice, in more detail
+    #[arg(short, long, global = true, action = ArgAction::Count, overrides_with = "quiet", display_order = 900)]
+    pub verbose: u8,
+    /// Say nothing but errors
+    #[arg(
+        short,
+        long,
+        global = true,
+        short_alias = 's',
+        alias = "silent",
+        overrides_with = "verbose",
+        display_order = 901
+    )]
+    pub quiet: bool,
+    /// As -vv
+    #[arg(short, long, global = true, hide_short_help = true, display_order = 902)]
+    pub debug: bool,
+    /// No colours, even on a terminal (also: NO_COLOR=1)
+    #[arg(long, alias = "nocolor", global = true, hide_short_help = true, display_order = 903)]
+    pub no_color: bool,
+}
+
+impl Global {
+    /// How much to say: 0 errors and warnings, 1 the steps, 2 everything.
+    pub fn detail(&self) -> u8 {
+        if self.quiet { 0 } else { self.verbose.max(if self.debug { 2 } else { 0 }) }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a program in an image
+    #[command(after_long_help = run::EXEC_EXAMPLES)]
+    Exec(run::RunArgs),
+    /// Run what the image says it is for
+    #[command(after_long_help = run::RUN_EXAMPLES)]
+    Run(run::RunArgs),
+    /// Start a shell in an image
+    #[command(after_long_help = run::SHELL_EXAMPLES)]
+    Shell(run::RunArgs),
+    /// Make an image from a directory, or unpack one into a directory
+    #[command(after_long_help = build::EXAMPLES)]
+    Build(build::BuildArgs),
+    /// Look into a SIF file
+    #[command(after_long_help = sif::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
+    Sif(sif::SifArgs),
+    /// Print the completions of a shell
+    #[command(after_long_help = "\
+Examples:
+  skiff completions bash >~/.local/share/bash-completion/completions/skiff
+  skiff completions fish >~/.config/fish/completions/skiff.fish")]
+    Completions(CompletionsArgs),
+    /// Write the manual pages and the command reference
+    #[command(hide = true)]
+    Docs(DocsArgs),
+}
+
+/// `skiff completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `skiff docs`.
+#[derive(Debug, Args)]
+pub struct DocsArgs {
+    /// Write the manual pages skiff.1, skiff-exec.1, ... into this directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub man: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn words_after_the_image_belong_to_the_program() {
+        let cli = Cli::try_parse_from(["skiff", "exec", "a.sif", "ls", "-l", "--help", "-q", "--", "x"]);
+        let Ok(Cli { verb: Verb::Exec(args), global }) = cli else { panic!("{cli:?}") };
+        assert!(!global.quiet);
+        assert_eq!(args.image.to_str(), Some("a.sif"));
+        assert_eq!(args.command, ["ls", "-l", "--help", "-q", "--", "x"]);
+    }
+
+    #[test]
+    fn two_dashes_before_the_image_are_accepted() {
+        let cli = Cli::try_parse_from(["skiff", "exec", "-q", "--", "a.sif", "ls", "-l"]);
+        let Ok(Cli { verb: Verb::Exec(args), global }) = cli else { panic!("{cli:?}") };
+        assert!(global.quiet);
+        assert_eq!(args.command, ["ls", "-l"]);
+    }
+
+    #[test]
+    fn the_last_of_quiet_and_verbose_counts() {
+        let cli = Cli::try_parse_from(["skiff", "-q", "sif", "list", "-vv", "a.sif"]).unwrap();
+        assert_eq!(cli.global.detail(), 2);
+        let cli = Cli::try_parse_from(["skiff", "-d", "sif", "list", "a.sif"]).unwrap();
+        assert_eq!(cli.global.detail(), 2);
+    }
+}

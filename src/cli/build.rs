@@ -1,0 +1,108 @@
+//! `skiff build`: a directory into an image, and back.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+/// Shown by `skiff build --help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  skiff build debian.sif ./rootfs                  pack a directory
+  skiff build --compression xz small.sif ./rootfs  smaller, slower to read
+  skiff build --sandbox ./tree debian.sif          unpack an image
+
+The file appears under its name only when it is complete: after an error or Ctrl-C the old one, if any,
+is as it was. With SOURCE_DATE_EPOCH set or --reproducible the same tree gives the same bytes.";
+
+/// `skiff build`.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// The image file to make, or the directory with --sandbox
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub target: PathBuf,
+    /// The directory to pack, or the image to unpack
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
+    pub source: OsString,
+
+    /// Replace the target if it exists
+    #[arg(short = 'F', long)]
+    pub force: bool,
+    /// Unpack SOURCE into the directory TARGET
+    #[arg(short, long, conflicts_with_all = ["compression", "level", "block_size", "reproducible", "memory"])]
+    pub sandbox: bool,
+
+    /// How file contents are compressed
+    #[arg(long, value_name = "METHOD", default_value = "zstd", help_heading = "Packing")]
+    pub compression: Method,
+    /// Compression level: 1-22 for zstd (default 3), 1-9 for gzip and lzo, 1-12 for lz4, 0-9 for xz
+    #[arg(long, value_name = "N", help_heading = "Packing")]
+    pub level: Option<i32>,
+    /// Size of a compressed block: a power of two from 4K to 1M
+    #[arg(long, value_name = "BYTES", default_value = "128K", value_parser = parse_block_size, help_heading = "Packing")]
+    pub block_size: u32,
+    /// Same tree, same bytes: times are SOURCE_DATE_EPOCH, or 0, at most; the UUID comes from the content
+    #[arg(long, help_heading = "Packing")]
+    pub reproducible: bool,
+
+    /// Threads to use [default: those this process may run on]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Resources")]
+    pub threads: Option<u16>,
+    /// Memory for blocks in flight [default: what the cgroup allows, at most 128M]
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, help_heading = "Resources")]
+    pub memory: Option<u64>,
+}
+
+/// A compressor of SquashFS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// Zstandard: fast to read, small
+    Zstd,
+    /// zlib's deflate: every kernel reads it
+    Gzip,
+    /// LZMA: smallest, slowest
+    Xz,
+    /// Fastest to read, largest
+    Lz4,
+    /// Between lz4 and gzip
+    Lzo,
+}
+
+/// A count of bytes, with the suffixes K, M, G (powers of 1024).
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'g' | b'G') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number of bytes such as 65536, 64K or 1M".to_owned())?;
+    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
+}
+
+fn parse_block_size(text: &str) -> Result<u32, String> {
+    let bytes = parse_size(text)?;
+    match u32::try_from(bytes) {
+        Ok(bytes) if bytes.is_power_of_two() && (4096..=1 << 20).contains(&bytes) => Ok(bytes),
+        _ => Err("a SquashFS block is a power of two from 4K to 1M".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_suffixes_and_bounds() {
+        assert_eq!(parse_size("64K"), Ok(65536));
+        assert_eq!(parse_size("2g"), Ok(2 << 30));
+        assert_eq!(parse_size("7"), Ok(7));
+        for bad in ["", "K", "-1", "1.5M", "99999999999G", "é"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_block_size("1M"), Ok(1 << 20));
+        for bad in ["2K", "2M", "100000", "0"] {
+            assert!(parse_block_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `skiff completions` and `skiff docs`: what is written from the command line's types.
+//!
+//! The command reference (`docs/commands.md`) is printed to standard output by `skiff docs`; a test
+//! compares the file with it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::{Command, CommandFactory};
+
+use crate::cli::{Cli, CompletionsArgs, DocsArgs};
+use crate::commands::printed;
+use crate::error::{Context, Result};
+
+/// Prints the completions of a shell.
+pub fn completions(args: &CompletionsArgs) -> Result<i32> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "skiff", &mut script);
+    printed(io::stdout().write_all(&script))
+}
+
+/// Writes the manual pages with `--man DIR`, else prints the command reference.
+pub fn run(args: &DocsArgs) -> Result<i32> {
+    match &args.man {
+        Some(directory) => write_manual(directory).map(|()| 0),
+        None => printed(io::stdout().write_all(reference().as_bytes())),
+    }
+}
+
+fn write_manual(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).tried(|| format!("cannot make directory {directory:?}"))?;
+    clap_mangen::generate_to(Cli::command(), directory)
+        .tried(|| format!("cannot write manual pages to {directory:?}"))
+}
+
+/// The command reference in Markdown.
+fn reference() -> String {
+    let mut text = String::from(
+        "# Commands\n\n\
+         Written by `skiff docs` from the types in `src/cli`; change those and run\n\
+         `cargo run -- docs >docs/commands.md`.\n\n\
+         Exit status: the program's own for `exec`, `run` and `shell`; 255 for every failure of skiff itself,\n\
+         which no batch system mistakes for the program's; 130 after Ctrl-C.\n",
+    );
+    let mut root = Cli::command().term_width(100).max_term_width(100);
+    root.build();
+    describe(&mut root, "skiff", &mut text);
+    text
+}
+
+fn describe(command: &mut Command, name: &str, text: &mut String) {
+    if command.is_hide_set() {
+        return;
+    }
+    // Writing to a String cannot fail.
+    let _ =
+        write!(text, "\n## {name}\n\n```text\n{}\n```\n", trimmed(&command.render_long_help().to_string()));
+    for verb in command.get_subcommands_mut() {
+        let name = format!("{name} {}", verb.get_name());
+        describe(verb, &name, text);
+    }
+}
+
+/// Without blanks at line ends, which editors and linters remove.
+fn trimmed(help: &str) -> String {
+    help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_reference_is_that_of_the_flags() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md");
+        let written = fs::read_to_string(path).unwrap_or_default();
+        assert!(written == reference(), "run: cargo run -- docs >docs/commands.md");
+    }
+
+    #[test]
+    fn a_manual_page_is_written_for_each_verb() {
+        let directory = tempfile::tempdir().unwrap();
+        write_manual(directory.path()).unwrap();
+        for page in ["skiff.1", "skiff-exec.1", "skiff-build.1", "skiff-sif-list.1"] {
+            let text = fs::read_to_string(directory.path().join(page)).unwrap();
+            assert!(text.contains(".TH"), "{page}: {text}");
+        }
+    }
+}
