@@ -12,8 +12,8 @@ Examples:
   skiff build --compression xz small.sif ./rootfs  smaller, slower to read
   skiff build --sandbox ./tree debian.sif          unpack an image
 
-The file appears under its name only when it is complete: after an error or Ctrl-C the old one, if any,
-is as it was. With SOURCE_DATE_EPOCH set or --reproducible the same tree gives the same bytes.";
+The target appears under its name only when it is complete: after an error or Ctrl-C the old one,
+if any, is as it was.";
 
 /// `skiff build`.
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub struct BuildArgs {
     /// Size of a compressed block: a power of two from 4K to 1M
     #[arg(long, value_name = "BYTES", default_value = "128K", value_parser = parse_block_size, help_heading = "Packing")]
     pub block_size: u32,
-    /// Same tree, same bytes: times are SOURCE_DATE_EPOCH, or 0, at most; the UUID comes from the content
+    /// Same tree, same bytes: times are at most SOURCE_DATE_EPOCH (0 if unset), the UUID comes from the content
     #[arg(long, help_heading = "Packing")]
     pub reproducible: bool,
 

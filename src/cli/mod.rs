@@ -64,18 +64,10 @@ Examples:
 #[command(next_help_heading = "Messages")]
 pub struct Global {
     /// Say what is done and why; twice, in more detail
-    #[arg(short, long, global = true, action = ArgAction::Count, overrides_with = "quiet", display_order = 900)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
     pub verbose: u8,
     /// Say nothing but errors
-    #[arg(
-        short,
-        long,
-        global = true,
-        short_alias = 's',
-        alias = "silent",
-        overrides_with = "verbose",
-        display_order = 901
-    )]
+    #[arg(short, long, global = true, alias = "silent", display_order = 901)]
     pub quiet: bool,
     /// As -vv
     #[arg(short, long, global = true, hide_short_help = true, display_order = 902)]
@@ -86,9 +78,14 @@ pub struct Global {
 }
 
 impl Global {
-    /// How much to say: 0 errors and warnings, 1 the steps, 2 everything.
+    /// How much to say beyond errors and warnings: 0 nothing, 1 the steps, 2 everything.
     pub fn detail(&self) -> u8 {
-        if self.quiet { 0 } else { self.verbose.max(if self.debug { 2 } else { 0 }) }
+        if self.debug { 2 } else { self.verbose.min(2) }
+    }
+
+    /// Whether warnings and progress are unwanted. `--verbose` beats `--quiet`, wherever they stand.
+    pub fn silent(&self) -> bool {
+        self.quiet && self.detail() == 0
     }
 }
 
@@ -165,9 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_quiet_and_verbose_counts() {
+    fn verbose_beats_quiet() {
         let cli = Cli::try_parse_from(["skiff", "-q", "sif", "list", "-vv", "a.sif"]).unwrap();
-        assert_eq!(cli.global.detail(), 2);
+        assert_eq!((cli.global.detail(), cli.global.silent()), (2, false));
         let cli = Cli::try_parse_from(["skiff", "-d", "sif", "list", "a.sif"]).unwrap();
         assert_eq!(cli.global.detail(), 2);
     }

@@ -46,20 +46,21 @@ fn reference() -> String {
     );
     let mut root = Cli::command().term_width(100).max_term_width(100);
     root.build();
-    describe(&mut root, "skiff", &mut text);
+    describe(root, "skiff", &mut text);
     text
 }
 
-fn describe(command: &mut Command, name: &str, text: &mut String) {
+fn describe(mut command: Command, name: &str, text: &mut String) {
     if command.is_hide_set() {
         return;
     }
+    let help = command.render_long_help().to_string();
     // Writing to a String cannot fail.
-    let _ =
-        write!(text, "\n## {name}\n\n```text\n{}\n```\n", trimmed(&command.render_long_help().to_string()));
-    for verb in command.get_subcommands_mut() {
-        let name = format!("{name} {}", verb.get_name());
-        describe(verb, &name, text);
+    let _ = write!(text, "\n## {name}\n\n```text\n{}\n```\n", trimmed(&help));
+    for verb in command.get_subcommands() {
+        // The flags of every verb are described once, with the program itself.
+        let own = verb.clone().mut_args(|flag| if flag.is_global_set() { flag.hide(true) } else { flag });
+        describe(own, &format!("{name} {}", verb.get_name()), text);
     }
 }
 

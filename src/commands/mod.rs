@@ -92,7 +92,7 @@ fn print_error(error: &Error, global: &Global) {
 
 /// Prints a warning to standard error, unless `--quiet`.
 pub(crate) fn warn(global: &Global, message: &str) {
-    if !global.quiet {
+    if !global.silent() {
         // Nobody is left to tell when standard error cannot be written to.
         let _ = io::stderr().write_all(format!("skiff: warning: {message}\n").as_bytes());
     }
