@@ -1,1 +1,7 @@
-//! Integration tests.
+//! The integration tests: one binary, a module a theme. Each runs the built `skiff` as an ordinary user, on
+//! real images and the real kernel; `harness` gives each a place of its own and checks that it leaves nothing.
+
+mod demo;
+mod exec;
+mod harness;
+mod layering;
