@@ -7,6 +7,7 @@
 //! | a flag, its help text | [`cli`] |
 //! | what a verb does, step by step | [`commands`] |
 //! | what this machine is and allows | [`host`] |
+//! | what the site and the user set | [`config`] |
 //! | why a mount, variable or attribute is as it is | [`plan`] |
 //! | how a plan becomes a container | [`launch`] |
 //! | how files of an image reach the kernel | [`serve`] |
@@ -16,6 +17,7 @@
 //! | how errors are worded and what they exit with | [`error`] |
 pub mod cli;
 pub mod commands;
+pub mod config;
 pub mod error;
 pub mod host;
 pub mod image;

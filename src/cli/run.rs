@@ -9,7 +9,8 @@ use clap::{Args, ValueHint};
 pub const EXEC_EXAMPLES: &str = "\
 Examples:
   skiff exec debian.sif ./simulation --steps 100
-  skiff exec debian.sif python3 -c 'print(1)'";
+  skiff exec --bind /data,/scratch/in:/input:ro debian.sif python3 -c 'print(1)'
+  skiff exec --dry-run debian.sif true      what would be done, and why";
 
 /// Shown by `skiff run --help`.
 pub const RUN_EXAMPLES: &str = "\
@@ -25,10 +26,45 @@ Examples:
 /// What `exec`, `run` and `shell` take.
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    /// The flags that shape the container.
+    #[command(flatten)]
+    pub container: ContainerFlags,
     /// The image: a SIF or SquashFS file, or a directory
     #[arg(value_hint = ValueHint::FilePath)]
     pub image: PathBuf,
     /// The program and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
+}
+
+/// The flags that shape a container, the same for every verb that starts one.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ContainerFlags {
+    /// Bring a file or directory of the host into the container; commas separate several, opts are ro, rw
+    #[arg(
+        short = 'B',
+        long,
+        value_name = "SOURCE[:TARGET[:OPTS]]",
+        value_hint = ValueHint::AnyPath,
+        help_heading = "Files"
+    )]
+    pub bind: Vec<OsString>,
+    /// Start in this directory of the container
+    #[arg(long, alias = "pwd", value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
+    pub cwd: Option<PathBuf>,
+    /// Set a variable in the container; `$NAME` in the value is replaced unless --no-eval
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Environment")]
+    pub env: Vec<OsString>,
+    /// Leave the host's variables out
+    #[arg(short = 'e', long, help_heading = "Environment")]
+    pub cleanenv: bool,
+    /// Take the values of --env literally
+    #[arg(long, help_heading = "Environment")]
+    pub no_eval: bool,
+    /// Print what would be done, and why, instead of doing it
+    #[arg(long, help_heading = "Plan")]
+    pub dry_run: bool,
+    /// With --dry-run: print it as JSON
+    #[arg(long, requires = "dry_run", help_heading = "Plan")]
+    pub json: bool,
 }

@@ -10,8 +10,6 @@
 pub mod build;
 pub mod docs;
 pub mod exec;
-pub mod run;
-pub mod shell;
 pub mod sif;
 
 use std::ffi::{OsStr, OsString};
@@ -23,6 +21,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Global, Verb};
 use crate::error::{Context, Error, Result};
+use crate::plan::Action;
 
 /// The status of a process that SIGPIPE killed: what a shell reports for any tool whose reader left.
 const READER_GONE: i32 = 128 + libc::SIGPIPE;
@@ -45,9 +44,9 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> i32 {
 fn dispatch(cli: &Cli) -> Result<i32> {
     let global = &cli.global;
     match &cli.verb {
-        Verb::Exec(args) => exec::run(args, global),
-        Verb::Run(args) => run::run(args, global),
-        Verb::Shell(args) => shell::run(args, global),
+        Verb::Exec(args) => exec::run(args, global, Action::Exec),
+        Verb::Run(args) => exec::run(args, global, Action::Run),
+        Verb::Shell(args) => exec::run(args, global, Action::Shell),
         Verb::Build(args) => build::run(args, global),
         Verb::Sif(args) => sif::run(args),
         Verb::Completions(args) => docs::completions(args),

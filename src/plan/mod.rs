@@ -4,10 +4,24 @@
 //! from the arguments, the host's facts and the image's metadata; `launch` carries it out in order and
 //! decides nothing. It can be printed (`--dry-run`), compared, and tested without any privilege.
 
+pub mod bind;
+pub mod env;
+pub mod explain;
+pub mod ids;
+pub mod mounts;
+pub mod process;
+pub mod target;
+
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+
+use crate::cli::run::ContainerFlags;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::host::Host;
+use crate::image::Tree;
 
 /// A path on the host, as the caller sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,6 +49,8 @@ pub struct RunPlan {
     pub process: Process,
     /// How the image is served.
     pub serve: ServeOptions,
+    /// What the caller should be told before the start.
+    pub warnings: Vec<String>,
 }
 
 /// The root file system.
@@ -133,14 +149,25 @@ pub enum MountKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Because {
-    /// skiff does so unless told otherwise.
-    Default,
+    /// skiff does so unless told otherwise, for this reason.
+    Default(&'static str),
     /// The site's or the user's configuration says so.
     Config,
     /// A flag, as it was written (`--bind /data`).
     Flag(String),
     /// A variable of the environment (`SKIFF_BIND`).
     Variable(String),
+}
+
+impl Because {
+    /// Who is behind it, in one or two words: the flag as written, the variable's name.
+    pub fn origin(&self) -> &str {
+        match self {
+            Self::Default(reason) => reason,
+            Self::Config => "configuration",
+            Self::Flag(text) | Self::Variable(text) => text,
+        }
+    }
 }
 
 /// The user's process, from the moment the mounts stand.
@@ -153,7 +180,7 @@ pub struct Process {
     /// The whole environment, in order.
     #[serde(serialize_with = "as_text_pairs")]
     pub env: Vec<(OsString, OsString)>,
-    /// The working directories to try, best first.
+    /// The working directories to try, best first. `PWD` in `env` is the first of them.
     pub cwd: Vec<ContainerPath>,
 }
 
@@ -166,6 +193,79 @@ pub struct ServeOptions {
     pub linger_ms: u64,
     /// Where rendezvous sockets may be made, best first.
     pub rendezvous: Vec<HostPath>,
+}
+
+/// What the program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// The words given.
+    Exec,
+    /// What the image says it is for.
+    Run,
+    /// A shell.
+    Shell,
+}
+
+/// What is asked for: the command line, and what the image says of itself.
+pub struct Request<'a> {
+    /// What the program is.
+    pub action: Action,
+    /// The flags that shape the container.
+    pub flags: &'a ContainerFlags,
+    /// The words after the image.
+    pub words: &'a [OsString],
+    /// The image's path, absolute.
+    pub image: &'a Path,
+    /// What becomes the root file system.
+    pub root: Root,
+    /// The processor that the image is for, as `uname -m` says it, where the image says so.
+    pub machine: Option<&'a str>,
+}
+
+/// Decides a container run.
+pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree) -> Result<RunPlan> {
+    process::check_machine(request, host)?;
+    let mut view = target::View::new(host, image);
+    let mounts = mounts::plan_mounts(request, host, config, &mut view)?;
+    let cwd = process::working_directories(request, host, &mut view)?;
+    let argv = process::plan_argv(request, host, &mut view)?;
+    let env = env::compose(request, host, &env::Facts { cwd: &cwd[0], asked: &mounts.asked }, image)?;
+    Ok(RunPlan {
+        root: request.root.clone(),
+        ids: ids::id_map(host),
+        mount_points: mounts.mount_points,
+        mounts: mounts.mounts,
+        process: Process { argv, env, cwd: cwd.into_iter().map(ContainerPath).collect() },
+        serve: plan_serve(host, config)?,
+        warnings: mounts.warnings,
+    })
+}
+
+/// Milliseconds that a server waits for another container unless told otherwise.
+const LINGER_MS: u64 = 10_000;
+
+fn plan_serve(host: &Host, config: &Config) -> Result<ServeOptions> {
+    let scope = match host.slurm_step() {
+        Some((job, step)) => format!("slurm:{}.{}", job.to_string_lossy(), step.to_string_lossy()),
+        None => format!("cgroup:{}", host.cgroup()),
+    };
+    let linger_ms = match host.variable("SKIFF_LINGER").filter(|value| !value.is_empty()) {
+        None => config.linger_ms.unwrap_or(LINGER_MS),
+        Some(value) => value.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| {
+            Error::new(
+                Kind::Usage,
+                format!("cannot use SKIFF_LINGER={value:?}: not a number of milliseconds"),
+            )
+        })?,
+    };
+    let mut rendezvous = Vec::new();
+    if let Some(directory) = host.variable("XDG_RUNTIME_DIR").map(Path::new).filter(|path| path.is_absolute())
+    {
+        rendezvous.push(HostPath(directory.join("skiff")));
+    }
+    rendezvous.push(HostPath(format!("/tmp/skiff-{}", host.uid).into()));
+    Ok(ServeOptions { scope, linger_ms, rendezvous })
 }
 
 fn as_text<S: serde::Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {

@@ -1,0 +1,134 @@
+//! The site's and the user's settings: two small YAML files, either or both of which may be absent.
+//!
+//! ```yaml
+//! # /etc/skiff/config.yaml, then $XDG_CONFIG_HOME/skiff/config.yaml (else ~/.config/skiff/config.yaml)
+//! bind:                    # binds of every container, as for --bind; the user's come after the site's
+//!   - /scratch
+//!   - /opt/site/licenses:/licenses:ro
+//! linger: 30000            # milliseconds that an image server waits for another container
+//! ```
+//!
+//! An unknown key is an error with file and line: a setting that does nothing is worse than none.
+
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// The site's file.
+const SITE_FILE: &str = "/etc/skiff/config.yaml";
+/// No settings file is larger.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The settings of site and user together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Binds of every container, as `--bind` takes them.
+    pub bind: Vec<String>,
+    /// How long an image server waits for another container, in milliseconds.
+    pub linger_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    bind: Vec<String>,
+    linger: Option<u64>,
+}
+
+impl Config {
+    /// Reads those of `files` that exist, in order. A failed system call each when there are none.
+    pub fn load(files: &[PathBuf]) -> Result<Self> {
+        let mut config = Self::default();
+        for file in files {
+            config.add(file)?;
+        }
+        Ok(config)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<()> {
+        let tried = || format!("cannot read configuration {path:?}");
+        let text = match std::fs::metadata(path) {
+            // A home of an automounter that is down, or of somebody else, holds no settings for us.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied
+                ) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(error).tried(tried),
+            Ok(status) if status.len() > MAX_BYTES => {
+                return Err(Error::new(Kind::Io, tried()).because("larger than 1 MiB"));
+            }
+            Ok(_) => std::fs::read_to_string(path).tried(tried)?,
+        };
+        // An empty file, or one of comments alone, is a null document.
+        let file: Option<File> = serde_yaml::from_str(&text).tried(tried)?;
+        let File { bind, linger } = file.unwrap_or_default();
+        self.bind.extend(bind);
+        self.linger_ms = linger.or(self.linger_ms);
+        Ok(())
+    }
+}
+
+/// The files that count, given a way to read the environment: the site's, then the user's. `HOME` and not
+/// the passwd entry, as every program that keeps to XDG.
+pub fn files<'a>(variable: impl Fn(&str) -> Option<&'a OsStr>) -> Vec<PathBuf> {
+    let directory = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = directory("XDG_CONFIG_HOME").or_else(|| Some(directory("HOME")?.join(".config")));
+    let user = base.map(|base| base.join("skiff/config.yaml"));
+    std::iter::once(PathBuf::from(SITE_FILE)).chain(user).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(site: Option<&str>, user: Option<&str>) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let files = [(dir.path().join("site.yaml"), site), (dir.path().join("user.yaml"), user)];
+        for (file, text) in &files {
+            if let Some(text) = text {
+                std::fs::write(file, text).unwrap();
+            }
+        }
+        Config::load(&files.map(|(file, _)| file))
+    }
+
+    #[test]
+    fn the_users_file_is_where_xdg_says() {
+        let found = |pairs: &[(&str, &'static str)]| {
+            let pairs: std::collections::BTreeMap<_, _> = pairs.iter().copied().collect();
+            files(|name| pairs.get(name).map(OsStr::new)).pop().unwrap()
+        };
+        assert_eq!(found(&[("HOME", "/h")]), Path::new("/h/.config/skiff/config.yaml"));
+        assert_eq!(found(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "/c")]), Path::new("/c/skiff/config.yaml"));
+        assert_eq!(found(&[("HOME", "h"), ("XDG_CONFIG_HOME", "")]), Path::new(SITE_FILE));
+    }
+
+    #[test]
+    fn no_file_is_no_setting() {
+        assert_eq!(load(None, None).unwrap(), Config::default());
+        assert_eq!(load(Some(""), Some("# nothing\n")).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_user_adds_binds_and_replaces_the_rest() {
+        let config = load(Some("bind: [/a]\nlinger: 5\n"), Some("bind:\n  - /b:/c:ro\nlinger: 0\n")).unwrap();
+        assert_eq!(config, Config { bind: vec!["/a".into(), "/b:/c:ro".into()], linger_ms: Some(0) });
+        assert_eq!(load(Some("linger: 5"), Some("bind: []")).unwrap().linger_ms, Some(5));
+    }
+
+    #[test]
+    fn an_unknown_key_names_file_and_line() {
+        let error = load(Some("bind: [/a]\nbnid: [/b]\n"), None).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read configuration") && error.contains("site.yaml"), "{error}");
+        assert!(error.contains("unknown field `bnid`") && error.contains("line 2"), "{error}");
+    }
+}

@@ -1,0 +1,128 @@
+//! A plan as text, for `--dry-run`: every mount with its reason.
+//!
+//! ```text
+//! image    /home/ada/debian.sif (SquashFS at 32176, 54 MiB), read-only
+//! ids      uid 1000, gid 1000, each to itself
+//! mounts
+//!   /dev                 from /dev                  default: the host's devices
+//!   ...
+//! ```
+//!
+//! `--json` is the plan's own serialisation and not made here.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::{Because, IdMap, MountKind, Root, RunPlan, TargetKind};
+
+/// The plan as a person reads it.
+pub fn explain(plan: &RunPlan) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_plan(&mut out, plan);
+    out
+}
+
+fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
+    match &plan.root {
+        Root::Image { path, offset, length } => {
+            writeln!(
+                out,
+                "image    {} ({length} bytes of SquashFS at {offset}), read-only",
+                path.0.display()
+            )?;
+        }
+        Root::Directory(path) => writeln!(out, "image    {} (a directory), read-only", path.0.display())?,
+    }
+    match plan.ids {
+        IdMap::Caller { uid, gid } => writeln!(out, "ids      uid {uid} and gid {gid}, each to itself")?,
+        IdMap::Whole => writeln!(out, "ids      all, each to itself")?,
+    }
+    writeln!(
+        out,
+        "program  {}",
+        plan.process.argv.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    )?;
+    let places: Vec<String> = plan.process.cwd.iter().map(|place| place.0.display().to_string()).collect();
+    writeln!(out, "starts   in {}", places.join(", else "))?;
+    writeln!(out, "served   for {}, {} ms longer than used", plan.serve.scope, plan.serve.linger_ms)?;
+    let sockets: Vec<String> =
+        plan.serve.rendezvous.iter().map(|path| path.0.display().to_string()).collect();
+    writeln!(out, "         found through {}", sockets.join(", else "))?;
+    write_mounts(out, plan)?;
+    if !plan.mount_points.is_empty() {
+        writeln!(out, "made for them, over the image")?;
+    }
+    for point in &plan.mount_points {
+        let kind = if point.kind == TargetKind::Directory { "directory" } else { "file" };
+        writeln!(out, "  {:04o} {kind:<9} {}", point.mode, point.path.0.display())?;
+    }
+    writeln!(out, "environment")?;
+    for (name, value) in &plan.process.env {
+        writeln!(out, "  {}={}", name.to_string_lossy(), quoted(value))?;
+    }
+    for warning in &plan.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    Ok(())
+}
+
+fn write_mounts(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
+    writeln!(out, "mounts")?;
+    let from: Vec<String> = plan.mounts.iter().map(|mount| what(&mount.what, &mount.target.0)).collect();
+    let targets: Vec<String> = plan.mounts.iter().map(|mount| mount.target.0.display().to_string()).collect();
+    let width = |column: &[String]| column.iter().map(|text| text.chars().count()).max().unwrap_or(0).min(40);
+    let (targets_width, from_width) = (width(&targets), width(&from));
+    for ((mount, from), target) in plan.mounts.iter().zip(&from).zip(&targets) {
+        let because = match &mount.because {
+            Because::Default(reason) => format!("default: {reason}"),
+            Because::Config => "configuration".to_owned(),
+            Because::Flag(text) => text.clone(),
+            Because::Variable(name) => format!("variable {name}"),
+        };
+        writeln!(out, "  {target:<targets_width$}  {from:<from_width$}  {because}")?;
+    }
+    Ok(())
+}
+
+fn what(kind: &MountKind, target: &Path) -> String {
+    match kind {
+        MountKind::Bind { source, read_only } => {
+            let source = if source.0 == target {
+                "the host's".to_owned()
+            } else {
+                format!("from {}", source.0.display())
+            };
+            if *read_only { format!("{source}, read-only") } else { source }
+        }
+        MountKind::File { content, .. } => format!("made, {} bytes", content.len()),
+        MountKind::Tmpfs { .. } => "empty, in memory".to_owned(),
+    }
+}
+
+/// A word as a shell would take it.
+fn quoted(word: &std::ffi::OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "_-./:=,+@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    if text.chars().any(char::is_control) {
+        return format!("$'{}'", text.escape_debug());
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_as_a_shell_takes_them() {
+        for (word, shown) in
+            [("a-b", "a-b"), ("", "''"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("a\nb", r"$'a\nb'")]
+        {
+            assert_eq!(quoted(word.as_ref()), shown);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The user's process: which program, where it starts, and whether this processor can run it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::target::{View, tidy};
+use super::{Action, Request, TargetKind};
+use crate::error::{Error, Result};
+use crate::host::Host;
+
+/// What `skiff run` runs: the image's runscript, or what very old images have in its place.
+const RUNSCRIPTS: [&str; 2] = ["/.singularity.d/runscript", "/singularity"];
+
+/// Fails when the image is for another processor and nothing here emulates it.
+pub fn check_machine(request: &Request<'_>, host: &Host) -> Result<()> {
+    let Some(wanted) = request.machine else { return Ok(()) };
+    if runs_on(wanted, &host.machine) || emulated(wanted, host) {
+        return Ok(());
+    }
+    Err(Error::image(format!(
+        "cannot run image {:?}: it is for {wanted}, this machine is {}",
+        request.image, host.machine
+    ))
+    .hint(format!(
+        "build the image for {}, or have qemu-user-static registered in binfmt_misc on this machine",
+        host.machine
+    )))
+}
+
+fn runs_on(wanted: &str, machine: &str) -> bool {
+    wanted == machine
+        || match machine {
+            "x86_64" => matches!(wanted, "i386" | "i686"),
+            "aarch64" => wanted.starts_with("arm"),
+            // "armv7l", "armv6l": one family, as far as a name can tell.
+            _ => machine.starts_with("arm") && wanted.starts_with("arm"),
+        }
+}
+
+/// Whether the kernel starts programs of that processor through an emulator.
+fn emulated(wanted: &str, host: &Host) -> bool {
+    let name = match wanted {
+        "i686" => "i386",
+        arm if arm.starts_with("armv") => "arm",
+        name => name,
+    };
+    host.look(Path::new(&format!("/proc/sys/fs/binfmt_misc/qemu-{name}"))).is_ok()
+}
+
+/// The program and its arguments.
+pub fn plan_argv(request: &Request<'_>, host: &Host, view: &mut View<'_>) -> Result<Vec<OsString>> {
+    let words = request.words;
+    match request.action {
+        Action::Exec if words.is_empty() => Err(Error::usage("no program was given")
+            .hint("skiff exec IMAGE PROGRAM ARGUMENTS..., or skiff run IMAGE, or skiff shell IMAGE")),
+        Action::Exec => Ok(words.to_vec()),
+        Action::Run => {
+            let script = RUNSCRIPTS.into_iter().find(|script| is_file(view, Path::new(script)));
+            match script.or_else(|| is_file(view, Path::new("/bin/sh")).then_some("/bin/sh")) {
+                Some(program) => Ok(with_words(&[program.as_ref()], words)),
+                None => Err(Error::image(format!(
+                    "cannot run image {:?}: it has neither a runscript nor /bin/sh",
+                    request.image
+                ))
+                .hint("name a program: skiff exec IMAGE PROGRAM")),
+            }
+        }
+        Action::Shell => {
+            if let Some((_, shell)) = host.setting("SHELL")
+                && is_file(view, &Path::new("/").join(shell))
+            {
+                return Ok(with_words(&[shell], words));
+            }
+            if is_file(view, Path::new("/bin/bash")) {
+                return Ok(with_words(&["/bin/bash".as_ref(), "--norc".as_ref()], words));
+            }
+            if is_file(view, Path::new("/bin/sh")) {
+                return Ok(with_words(&["/bin/sh".as_ref()], words));
+            }
+            Err(Error::image(format!(
+                "cannot start a shell in image {:?}: it has neither /bin/bash nor /bin/sh",
+                request.image
+            )))
+        }
+    }
+}
+
+fn with_words(program: &[&std::ffi::OsStr], words: &[OsString]) -> Vec<OsString> {
+    program.iter().map(|word| (*word).to_owned()).chain(words.iter().cloned()).collect()
+}
+
+/// Whether the container has a file there, links followed. A path that cannot be followed is none.
+pub fn is_file(view: &mut View<'_>, path: &Path) -> bool {
+    view.resolve(path, true).is_ok_and(|spot| spot.kind == Some(TargetKind::File))
+}
+
+/// The directories to start in, best first, never empty: `--cwd` alone if it was given, else the caller's
+/// working directory and home as far as the container has them, and the root.
+pub fn working_directories(request: &Request<'_>, host: &Host, view: &mut View<'_>) -> Result<Vec<PathBuf>> {
+    if let Some((cwd, origin)) = asked_cwd(request, host) {
+        if cwd.is_relative() {
+            return Err(Error::usage(format!("cannot start in {cwd:?} ({origin}): not an absolute path")));
+        }
+        let cwd = tidy(&cwd);
+        return match view.resolve(&cwd, true)?.kind {
+            Some(TargetKind::Directory) => Ok(vec![cwd]),
+            Some(TargetKind::File) => Err(Error::usage(format!(
+                "cannot start in {cwd:?} ({origin}): it is a file in the container"
+            ))),
+            None => Err(Error::usage(format!(
+                "cannot start in {cwd:?} ({origin}): the container has no such directory"
+            ))
+            .hint("bring it in with --bind, if the host has it")),
+        };
+    }
+    let mut candidates = Vec::new();
+    for path in [host.cwd.as_deref(), host.user().home.as_deref()].into_iter().flatten() {
+        let path = tidy(path);
+        let spot = view.resolve(&path, true);
+        if spot.is_ok_and(|spot| spot.kind == Some(TargetKind::Directory)) && !candidates.contains(&path) {
+            candidates.push(path);
+        }
+    }
+    if !candidates.contains(&PathBuf::from("/")) {
+        candidates.push("/".into());
+    }
+    Ok(candidates)
+}
+
+fn asked_cwd(request: &Request<'_>, host: &Host) -> Option<(PathBuf, String)> {
+    if let Some(cwd) = &request.flags.cwd {
+        return Some((cwd.clone(), "--cwd".to_owned()));
+    }
+    ["CWD", "TARGET_CWD", "PWD", "TARGET_PWD"].into_iter().find_map(|key| {
+        let (variable, value) = host.setting(key)?;
+        Some((PathBuf::from(value), variable))
+    })
+}
