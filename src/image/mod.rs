@@ -1,124 +1,197 @@
-//! An image, opened once: so far a directory only. `Tree::entry` (the last link not followed, no links in
-//! the parents) and `Tree::link` (its target) are what the plan walks a container's paths with.
+//! Images, reading: what an image is, where its root file system is, and a look at its files.
+//!
+//! ```text
+//! open(path) ─► a directory                        Sandbox
+//!               "SIF_MAGIC" at byte 32             Sif: its primary partition
+//!               "hsqs" at 0, or after a #! line    Squashfs: from there to the end
+//! Image::tree() ─► Tree: look up, read and list files with the image as root
+//! ```
+//!
+//! | you look for | open |
+//! |---|---|
+//! | reading an image's bytes | [`source`] |
+//! | SIF | [`sif`] |
+//! | SquashFS | [`squashfs`] |
+//! | files of an image that is not mounted | [`tree`] |
+
+mod path;
 pub mod sif;
 pub mod source;
-pub mod squashfs {
-    //! The kinds of files that an image can have.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    #[allow(missing_docs)]
-    pub enum FileKind {
-        Directory,
-        Regular,
-        Symlink,
-        BlockDevice,
-        CharDevice,
-        Fifo,
-        Socket,
-    }
+pub mod squashfs;
+pub mod tree;
+
+pub use tree::{Entry, Tree};
+
+use crate::error::{Context, Error, Kind, Result};
+use sif::{Extra, FileSystem, Sif};
+use source::Source;
+use squashfs::{OpenOptions, Squashfs};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How far into a file that begins with `#!` a SquashFS is searched for.
+const LAUNCH_LINE_BYTES: usize = 64 << 10;
+/// Where the magic of a SIF stands, and what it is.
+const SIF_MAGIC: (usize, &[u8]) = (32, b"SIF_MAGIC\0");
+/// Where ext2, 3 and 4 have their magic.
+const EXT_MAGIC: (usize, &[u8]) = (1080, &[0x53, 0xef]);
+
+/// What an image is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A SIF file.
+    Sif,
+    /// A bare SquashFS file, a launch line before it allowed.
+    Squashfs,
+    /// A directory.
+    Sandbox,
 }
-#[allow(missing_docs)]
-mod directory {
-    use super::squashfs::FileKind;
-    use crate::error::*;
-    use std::ffi::OsString;
-    use std::fs::File;
-    use std::os::unix::fs::MetadataExt;
-    use std::path::{Path, PathBuf};
-    use std::sync::Arc;
-    #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-    pub enum Format {
-        Sif,
-        Squashfs,
-        Sandbox,
+
+/// An image, opened once.
+#[derive(Debug)]
+pub struct Image {
+    /// As it was given.
+    pub path: PathBuf,
+    /// What it is.
+    pub format: Format,
+    /// The open file, or directory.
+    pub file: Arc<File>,
+    /// The SquashFS that is its root file system; none for a directory.
+    pub partition: Option<Source>,
+    /// Header and descriptors of a SIF.
+    pub sif: Option<Sif>,
+}
+
+/// Opens an image for running it or looking at its files.
+///
+/// # Errors
+/// When there is no such file, when it cannot be read, and when it is no image: the hint says what to do.
+/// A SIF without a SquashFS root file system is one too. The architecture is not looked at.
+pub fn open(path: &Path) -> Result<Image> {
+    let tried = || format!("cannot open image {path:?}");
+    // Not blocking: a pipe without a writer would keep us here.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).tried(tried)?;
+    let file = Arc::new(file);
+    let status = file.metadata().tried(tried)?;
+    let mut image =
+        Image { path: path.to_owned(), format: Format::Sandbox, file, partition: None, sif: None };
+    if status.is_dir() {
+        return Ok(image);
     }
-    pub struct Image {
-        pub path: PathBuf,
-        pub format: Format,
-        pub file: Arc<File>,
-        pub partition: Option<super::source::Source>,
-        pub sif: Option<super::sif::Sif>,
+    if !status.is_file() && !status.file_type().is_block_device() {
+        return Err(Error::image(format!("{}: it is neither a file nor a directory", tried())));
     }
-    pub fn open(path: &Path) -> Result<Image> {
-        let file = File::open(path).tried(|| format!("cannot open image {path:?}"))?;
-        Ok(Image {
-            path: path.to_owned(),
-            format: Format::Sandbox,
-            file: Arc::new(file),
-            partition: None,
-            sif: None,
-        })
+    identify(&mut image).map_err(|error| {
+        let hint = error.hint.clone();
+        let outer = Error::new(error.kind, tried()).because(error);
+        Error { hint, ..outer }
+    })?;
+    Ok(image)
+}
+
+/// Finds out what the image's file is and where its root file system lies.
+fn identify(image: &mut Image) -> Result<()> {
+    let whole = whole(&image.file)?;
+    let head = read_head(&whole)?;
+    let has = |(at, magic): (usize, &[u8])| head.get(at..).is_some_and(|rest| rest.starts_with(magic));
+    if has(SIF_MAGIC) {
+        let sif = sif::read(&whole)?;
+        image.partition = Some(root_partition(&sif, &whole)?);
+        image.sif = Some(sif);
+        image.format = Format::Sif;
+        return Ok(());
     }
-    impl Image {
-        pub fn tree(&self) -> Result<Tree> {
-            Ok(Tree::Directory(self.path.clone()))
-        }
+    if let Some(at) = find_superblock(&head) {
+        let rest = whole.length().saturating_sub(at as u64);
+        image.partition = Some(whole.sub(at as u64, rest).tried(|| "cannot read it".into())?);
+        image.format = Format::Squashfs;
+        return Ok(());
     }
-    pub enum Tree {
-        Directory(PathBuf),
+    let what = if head.is_empty() {
+        "the file is empty"
+    } else if has(EXT_MAGIC) {
+        "it is an ext file system, which skiff does not run"
+    } else {
+        "it is not an image"
+    };
+    Err(Error::image(what)
+        .hint("An image is a SIF file, a SquashFS file, or a directory with a root file system."))
+}
+
+/// The whole file; a block device's length is where reading it ends.
+fn whole(file: &Arc<File>) -> Result<Source> {
+    let tried = || "cannot find out its length".to_owned();
+    let source = Source::whole(Arc::clone(file)).tried(tried)?;
+    if source.length() > 0 {
+        return Ok(source);
     }
-    pub struct Entry {
-        pub path: PathBuf,
-        pub kind: FileKind,
-        pub mode: u32,
-        pub size: u64,
+    let end = std::io::Seek::seek(&mut &**file, std::io::SeekFrom::End(0)).tried(tried)?;
+    Ok(Source::new(Arc::clone(file), 0, end))
+}
+
+/// The first bytes, fewer when the file ends before.
+fn read_head(whole: &Source) -> Result<Vec<u8>> {
+    let length = |bytes: usize| whole.length().min(bytes as u64) as usize;
+    let read = |bytes: usize| {
+        let mut head = vec![0; length(bytes)];
+        let done = whole.file().read_at(&mut head, 0).tried(|| "cannot read it".into())?;
+        head.truncate(done);
+        Ok::<_, Error>(head)
+    };
+    let head = read(4096)?;
+    if head.starts_with(b"#!") { read(LAUNCH_LINE_BYTES) } else { Ok(head) }
+}
+
+/// Where a superblock begins: at once, or after a first line that starts with `#!`. Older tools wrote
+/// the superblock right behind that line; it may as well be aligned.
+fn find_superblock(head: &[u8]) -> Option<usize> {
+    let is_superblock = |at: &usize| {
+        let bytes = head.get(*at..).unwrap_or_default();
+        // Big-endian ones too: the reader says what is wrong with them.
+        bytes.starts_with(&squashfs::MAGIC) || bytes.starts_with(b"sqsh")
+    };
+    if is_superblock(&0) {
+        return Some(0);
     }
-    impl Tree {
-        fn real(&self, path: &Path) -> PathBuf {
-            let Tree::Directory(root) = self;
-            root.join(path.strip_prefix("/").unwrap_or(path))
-        }
-        pub fn entry(&self, path: &Path) -> Result<Option<Entry>> {
-            let Ok(m) = std::fs::symlink_metadata(self.real(path)) else { return Ok(None) };
-            let kind = if m.is_dir() {
-                FileKind::Directory
-            } else if m.is_symlink() {
-                FileKind::Symlink
-            } else {
-                FileKind::Regular
-            };
-            Ok(Some(Entry { path: path.to_owned(), kind, mode: m.mode() & 0o7777, size: m.len() }))
-        }
-        pub fn link(&self, path: &Path) -> Result<Option<PathBuf>> {
-            Ok(std::fs::read_link(self.real(path)).ok())
-        }
-        pub fn lookup(&self, path: &Path) -> Result<Option<Entry>> {
-            let mut cur = PathBuf::from("/");
-            let mut left: Vec<_> = path.components().rev().map(|c| c.as_os_str().to_owned()).collect();
-            let mut n = 0;
-            while let Some(c) = left.pop() {
-                if c == "/" {
-                    cur = "/".into();
-                    continue;
-                }
-                if c == ".." {
-                    cur.pop();
-                    continue;
-                }
-                cur.push(&c);
-                if let Some(l) = self.link(&cur)? {
-                    n += 1;
-                    if n > 40 {
-                        return Err(Error::image("too many links"));
-                    }
-                    cur.pop();
-                    left.extend(l.components().rev().map(|c| c.as_os_str().to_owned()));
-                }
+    if !head.starts_with(b"#!") {
+        return None;
+    }
+    let after = head.iter().position(|&byte| byte == b'\n')? + 1;
+    (after..head.len()).find(is_superblock)
+}
+
+fn root_partition(sif: &Sif, whole: &Source) -> Result<Source> {
+    let primary = sif.primary_partition()?;
+    if let Extra::Partition { file_system, .. } = &primary.extra
+        && *file_system != FileSystem::SQUASHFS
+    {
+        let name = file_system.name();
+        return Err(Error::image(format!("its root file system is {name}, which skiff does not run"))
+            .hint("Unpack it with the tool that made it, and build the image again."));
+    }
+    whole.sub(primary.offset, primary.size).context(Kind::Image, || {
+        format!("its root file system (object {}) lies outside the file", primary.id)
+    })
+}
+
+impl Image {
+    /// Its files, to be looked at with the image as root. Caches are small: serving is another matter.
+    pub fn tree(&self) -> Result<Tree> {
+        match &self.partition {
+            None => Ok(Tree::Directory(tree::Directory::open(&self.path)?)),
+            Some(partition) => {
+                let options =
+                    OpenOptions { data_cache_bytes: 2 << 20, meta_cache_bytes: 1 << 20, inode_cache: 1024 };
+                let squashfs = Squashfs::open(partition.clone(), options).map_err(|error| {
+                    let hint = error.hint.clone();
+                    let outer =
+                        Error::new(error.kind, format!("cannot read image {:?}", self.path)).because(error);
+                    Error { hint, ..outer }
+                })?;
+                Ok(Tree::Squashfs(squashfs))
             }
-            self.entry(&cur)
-        }
-        pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-            let Some(e) = self.lookup(path)? else { return Ok(None) };
-            assert!(e.size <= limit);
-            Ok(Some(std::fs::read(self.real(&e.path)).tried(|| "read".into())?))
-        }
-        pub fn list(&self, path: &Path) -> Result<Vec<OsString>> {
-            let Some(e) = self.lookup(path)? else { return Ok(vec![]) };
-            Ok(std::fs::read_dir(self.real(&e.path))
-                .tried(|| "list".into())?
-                .flatten()
-                .map(|e| e.file_name())
-                .collect())
         }
     }
 }
-pub use directory::*;
