@@ -5,3 +5,4 @@ mod demo;
 mod exec;
 mod harness;
 mod layering;
+mod reader;

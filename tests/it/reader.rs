@@ -1,0 +1,371 @@
+//! The SquashFS reader against images made by mksquashfs: entry by entry equal to the tree they were made of,
+//! with every compressor, block size and layout option; and damaged in thousands of ways, an error at worst.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::ops::ControlFlow;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+use skiff::image::source::Source;
+use skiff::image::squashfs::{Block, Content, FileKind, Inode, InodeRef, OpenOptions, Squashfs};
+
+/// Bytes that compress a little, different for each seed.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut bytes = Vec::with_capacity(length + 16);
+    while bytes.len() < length {
+        let word = next();
+        bytes.extend_from_slice(&word.to_le_bytes());
+        bytes.extend_from_slice(&[word as u8 & 3; 8]);
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn set_time(path: &Path, seconds: i64) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// A file system may lack extended attributes, or this user may not set them: the comparison takes them from
+/// the tree as it became.
+fn try_xattr(path: &Path, name: &str, value: &[u8]) {
+    let _unsupported = rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty());
+}
+
+/// The tree that all images here are made of.
+fn make_tree(root: &Path) {
+    let at = |name: &str| root.join(name);
+    let write = |name: &str, bytes: &[u8]| fs::write(root.join(name), bytes).unwrap();
+    for dir in ["dir/deep/deeper/deepest", "empty", "many", "sizes", "odd"] {
+        fs::create_dir_all(at(dir)).unwrap();
+    }
+    for number in 0..3200 {
+        write(
+            &format!("many/entry-{number:05}-{}", "x".repeat(number % 60)),
+            format!("{number}\n").as_bytes(),
+        );
+    }
+    for shift in [12, 13, 14, 15, 16, 17, 18, 19, 20] {
+        let block = 1usize << shift;
+        for (name, size) in [("less", block - 1), ("whole", block), ("more", block + 1)] {
+            write(&format!("sizes/{shift}-{name}"), &noise(size as u64, size));
+        }
+    }
+    write("sizes/empty", b"");
+    write("sizes/long", &noise(7, 5_300_000));
+    write("sizes/zeros", &vec![0; 3 << 20]);
+    write("sizes/duplicate-1", &noise(9, 400_000));
+    write("sizes/duplicate-2", &noise(9, 400_000));
+    let sparse = File::create(at("sizes/sparse")).unwrap();
+    sparse.set_len(20 << 20).unwrap();
+    sparse.write_all_at(&noise(3, 300_000), 7 << 20).unwrap();
+    sparse.write_all_at(b"end", (19 << 20) + 12345).unwrap();
+    let ends_in_hole = File::create(at("sizes/ends-in-hole")).unwrap();
+    ends_in_hole.write_all_at(&noise(4, 10), 0).unwrap();
+    ends_in_hole.set_len((3 << 20) + 77).unwrap();
+
+    fs::write(root.join("odd").join(OsStr::from_bytes(b"not \xff utf-8 \x80")), b"1").unwrap();
+    fs::write(root.join("odd").join("n".repeat(255)), b"2").unwrap();
+    fs::write(root.join("odd").join("new\nline"), b"3").unwrap();
+    symlink("dir/deep", at("link")).unwrap();
+    symlink(OsString::from_vec(vec![b'l'; 4000]), at("odd/long-link")).unwrap();
+    symlink(OsStr::from_bytes(b"\xfe/nowhere"), at("odd/dangling")).unwrap();
+    write("dir/hard-1", b"one inode, three names");
+    fs::hard_link(at("dir/hard-1"), at("dir/deep/hard-2")).unwrap();
+    fs::hard_link(at("dir/hard-1"), at("hard-3")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("odd/fifo"), rustix::fs::Mode::from_raw_mode(0o640)).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(at("odd/socket")).unwrap());
+    if rustix::process::geteuid().is_root() {
+        use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+        let mode = Mode::from_raw_mode(0o600);
+        mknodat(CWD, at("odd/char"), FileType::CharacterDevice, mode, makedev(5, 1)).unwrap();
+        mknodat(CWD, at("odd/block"), FileType::BlockDevice, mode, makedev(259, 70_000)).unwrap();
+        std::os::unix::fs::lchown(at("hard-3"), Some(1234), Some(70_000)).unwrap();
+        std::os::unix::fs::lchown(at("link"), Some(4_000_000_000), Some(9)).unwrap();
+    }
+    for (name, mode) in
+        [("dir/deep", 0o1777), ("sizes/long", 0o4755), ("sizes/zeros", 0o2711), ("empty", 0o700)]
+    {
+        fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let long = noise(11, 3000);
+    for name in ["dir", "hard-3", "sizes/long", "odd/long-link", "odd/fifo"] {
+        try_xattr(&at(name), "user.short", name.as_bytes());
+        try_xattr(&at(name), "user.long", &long);
+        try_xattr(&at(name), "trusted.overlay.opaque", b"y");
+        try_xattr(&at(name), "security.skiff", &[0, 1, 2, 255]);
+    }
+    try_xattr(&at("sizes/empty"), "user.empty", b"");
+    for (name, seconds) in
+        [("sizes/empty", -1000), ("link", -86_400), ("sizes/zeros", 3_000_000_000), ("empty", 0)]
+    {
+        set_time(&at(name), seconds);
+    }
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/var/tmp").unwrap()
+}
+
+/// The tree, made once for all tests, and what was in it; removed when the last test is done with it.
+fn tree() -> (Arc<tempfile::TempDir>, Arc<BTreeMap<PathBuf, File_>>) {
+    type Shared = (std::sync::Weak<tempfile::TempDir>, std::sync::Weak<BTreeMap<PathBuf, File_>>);
+    static TREE: OnceLock<std::sync::Mutex<Shared>> = OnceLock::new();
+    let mut shared = TREE.get_or_init(std::sync::Mutex::default).lock().unwrap();
+    if let (Some(place), Some(files)) = (shared.0.upgrade(), shared.1.upgrade()) {
+        return (place, files);
+    }
+    let place = Arc::new(scratch());
+    make_tree(place.path());
+    let files = Arc::new(read_source(place.path()));
+    *shared = (Arc::downgrade(&place), Arc::downgrade(&files));
+    (place, files)
+}
+
+/// Everything about a file that an image should keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct File_ {
+    kind: FileKind,
+    mode: u32,
+    owner: (u32, u32),
+    mtime: u32,
+    links: u32,
+    rdev: u32,
+    target: Vec<u8>,
+    content: Vec<u8>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// The tree as the file system has it.
+fn read_source(root: &Path) -> BTreeMap<PathBuf, File_> {
+    let mut files = BTreeMap::new();
+    let mut names: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut todo = vec![(PathBuf::from("/"), root.to_owned())];
+    while let Some((inside, path)) = todo.pop() {
+        let status = fs::symlink_metadata(&path).unwrap();
+        let kind = match status.file_type() {
+            t if t.is_dir() => FileKind::Directory,
+            t if t.is_symlink() => FileKind::Symlink,
+            t if t.is_fifo() => FileKind::Fifo,
+            t if t.is_socket() => FileKind::Socket,
+            t if t.is_char_device() => FileKind::CharDevice,
+            t if t.is_block_device() => FileKind::BlockDevice,
+            _ => FileKind::Regular,
+        };
+        let mut links = 1;
+        if kind == FileKind::Directory {
+            links = 2;
+            for entry in fs::read_dir(&path).unwrap() {
+                let entry = entry.unwrap();
+                links += u32::from(entry.file_type().unwrap().is_dir());
+                todo.push((inside.join(entry.file_name()), entry.path()));
+            }
+        }
+        *names.entry(status.ino()).or_default() += 1;
+        let (major, minor) = (rustix::fs::major(status.rdev()), rustix::fs::minor(status.rdev()));
+        let file = File_ {
+            kind,
+            mode: status.mode() & 0o7777,
+            owner: (status.uid(), status.gid()),
+            mtime: status.mtime() as u32,
+            links,
+            rdev: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
+            target: fs::read_link(&path).map(|p| p.into_os_string().into_vec()).unwrap_or_default(),
+            content: if kind == FileKind::Regular { fs::read(&path).unwrap() } else { Vec::new() },
+            xattrs: source_xattrs(&path),
+        };
+        files.insert(inside, (status.ino(), file));
+    }
+    let links = |ino, file: &File_| if file.kind == FileKind::Directory { file.links } else { names[&ino] };
+    files.into_iter().map(|(path, (ino, file))| (path, File_ { links: links(ino, &file), ..file })).collect()
+}
+
+fn source_xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut list = vec![0u8; 65536];
+    let Ok(length) = rustix::fs::llistxattr(path, &mut list[..]) else { return BTreeMap::new() };
+    let names = list[..length].split(|&b| b == 0).filter(|name| !name.is_empty());
+    // SELinux labels and the like are the host's.
+    let ours =
+        names.filter(|n| n.starts_with(b"user.") || n.starts_with(b"trusted.") || n.ends_with(b".skiff"));
+    ours.map(|name| {
+        let mut value = vec![0u8; 65536];
+        let length = rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]).unwrap();
+        (name.to_vec(), value[..length].to_vec())
+    })
+    .collect()
+}
+
+/// The tree as the image has it. Every file is read in pieces and by blocks, every name looked up.
+fn read_image(image: &Squashfs) -> BTreeMap<PathBuf, File_> {
+    let mut files = BTreeMap::new();
+    let mut todo = vec![(PathBuf::from("/"), image.root())];
+    while let Some((path, reference)) = todo.pop() {
+        let inode = image.inode(reference).unwrap();
+        if inode.kind() == FileKind::Directory {
+            for (name, kind, number, reference) in list_in_pieces(image, &inode, 37) {
+                assert_eq!(image.lookup(&inode, &name).unwrap(), Some(reference), "{path:?} {name:?}");
+                let child = image.inode(reference).unwrap();
+                assert_eq!((child.kind(), child.number), (kind, number));
+                if image.superblock().export_table.is_some() {
+                    assert_eq!(image.inode_by_number(number).unwrap(), Some(reference));
+                }
+                todo.push((path.join(OsStr::from_bytes(&name)), reference));
+            }
+        }
+        files.insert(path, image_file(image, &inode));
+    }
+    files
+}
+
+fn list_in_pieces(image: &Squashfs, dir: &Inode, piece: usize) -> Vec<(Vec<u8>, FileKind, u32, InodeRef)> {
+    let (mut all, mut cursor) = (Vec::new(), 0);
+    loop {
+        let before = all.len();
+        image
+            .read_dir(dir, cursor, &mut |entry| {
+                all.push((entry.name.to_vec(), entry.kind, entry.number, entry.reference));
+                cursor = entry.next;
+                if all.len() - before == piece { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .unwrap();
+        if all.len() == before {
+            return all;
+        }
+    }
+}
+
+fn image_file(image: &Squashfs, inode: &Inode) -> File_ {
+    let (mut target, mut rdev, mut content) = (Vec::new(), 0, Vec::new());
+    match &inode.content {
+        Content::Symlink { target: here } => target = here.to_vec(),
+        Content::Device { rdev: here, .. } => rdev = *here,
+        Content::Regular(_) => content = read_file(image, inode),
+        _ => {}
+    }
+    File_ {
+        kind: inode.kind(),
+        mode: inode.mode,
+        owner: (inode.uid, inode.gid),
+        mtime: inode.mtime,
+        links: inode.links,
+        rdev,
+        target,
+        content,
+        xattrs: image.xattrs(inode).unwrap().into_iter().collect(),
+    }
+}
+
+/// Reads a file by odd pieces, and by blocks, which must give the same.
+fn read_file(image: &Squashfs, inode: &Inode) -> Vec<u8> {
+    let mut content = vec![0xaa; inode.size as usize];
+    let mut at = 0;
+    while at < content.len() {
+        let end = content.len().min(at + 100_003);
+        let done = image.read(inode, at as u64, &mut content[at..end]).unwrap();
+        assert_eq!(done, end - at);
+        at = end;
+    }
+    assert_eq!(image.read(inode, inode.size, &mut [0; 10]).unwrap(), 0);
+    let mut at = 0;
+    for index in 0..inode.block_count() {
+        image.prefetch_block(inode, index).unwrap();
+        assert!(image.is_cached(inode, index));
+        match image.block(inode, index).unwrap() {
+            Block::Data(bytes) => assert_eq!(content[at..at + bytes.len()], *bytes),
+            Block::Hole(length) => assert!(content[at..at + length].iter().all(|&b| b == 0)),
+        }
+        at += image.block(inode, index).unwrap().len();
+    }
+    assert_eq!(at as u64, inode.size);
+    assert!(image.block(inode, inode.block_count()).unwrap().is_empty());
+    content
+}
+
+fn mksquashfs(tree: &Path, image: &Path, arguments: &str) {
+    let done = Command::new("mksquashfs")
+        .args([tree, image])
+        .args(["-noappend", "-no-progress", "-quiet", "-processors", "2"])
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("mksquashfs is needed: install squashfs-tools");
+    assert!(done.status.success(), "mksquashfs {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn open(path: &Path) -> Squashfs {
+    let source = Source::whole(Arc::new(File::open(path).unwrap())).unwrap();
+    Squashfs::open(source, OpenOptions::default()).unwrap()
+}
+
+fn assert_equal(source: &BTreeMap<PathBuf, File_>, image: &BTreeMap<PathBuf, File_>, what: &str) {
+    let names = |files: &BTreeMap<PathBuf, File_>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(source), names(image), "{what}: names");
+    for (path, file) in source {
+        let found = &image[path];
+        let shown = |file: &File_| File_ { content: Vec::new(), ..file.clone() };
+        assert_eq!(shown(file), shown(found), "{what}: {path:?}");
+        assert!(file.content == found.content, "{what}: contents of {path:?}");
+    }
+}
+
+/// Makes an image of the tree with these arguments and compares every entry.
+fn check(arguments: &str) {
+    let (tree, files) = tree();
+    let place = scratch();
+    let image = place.path().join("image");
+    mksquashfs(tree.path(), &image, arguments);
+    assert_equal(&files, &read_image(&open(&image)), arguments);
+}
+
+#[test]
+fn images_of_every_compressor_are_equal_to_their_tree() {
+    for compressor in ["gzip", "lzo", "lz4", "xz", "zstd"] {
+        check(&format!("-comp {compressor}"));
+    }
+    check("-comp xz -Xbcj x86,arm");
+    check("-comp lz4 -Xhc");
+    check("-comp gzip -Xcompression-level 1 -Xwindow-size 10 -Xstrategy huffman_only,fixed");
+}
+
+#[test]
+fn images_of_every_block_size_are_equal_to_their_tree() {
+    for block in ["4K", "8K", "16K", "32K", "64K", "256K", "512K", "1M"] {
+        check(&format!("-comp zstd -Xcompression-level 1 -b {block}"));
+    }
+}
+
+#[test]
+fn images_of_every_layout_are_equal_to_their_tree() {
+    for arguments in [
+        "-noI",
+        "-noD",
+        "-noF",
+        "-noX",
+        "-noI -noD -noF -noX",
+        "-noI -noD -noF -noX -noId",
+        "-no-fragments",
+        "-always-use-fragments",
+        "-tailends",
+        "-no-exports",
+        "-no-duplicates",
+        "-no-sparse",
+        "-nopad",
+        "-b 4K -no-fragments",
+        "-b 1M -always-use-fragments",
+    ] {
+        check(&format!("-comp lz4 {arguments}"));
+    }
+}
