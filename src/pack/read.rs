@@ -1,0 +1,232 @@
+//! The readers: fill each unit's buffer, hash it, look for zeros and holes.
+//!
+//! Everything here depends on the unit alone and runs in any order. Several readers pay where opening a
+//! file takes long (network file systems), not where the tree is in the page cache.
+
+use super::pipeline::{Chunk, Halt, Pipeline};
+use super::source::{FileEntry, LargeFile, Unit, UnitJob, cannot, identity, shrunk};
+use super::xattr::{self, Xattrs};
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// A unit after reading.
+pub struct ReadUnit {
+    /// What was read.
+    pub content: Content,
+    /// The data.
+    pub chunk: Chunk,
+}
+
+/// What a buffer holds.
+pub enum Content {
+    /// Whole small files, one after the other.
+    Small(Vec<SmallFile>),
+    /// A part of a large one.
+    Part(Part),
+}
+
+/// A small file: its bytes follow those of the one before it.
+pub struct SmallFile {
+    /// Its place in the tree.
+    pub node: u32,
+    /// Its length.
+    pub bytes: usize,
+    /// Of its content.
+    pub hash: u128,
+    /// Its extended attributes, and whether it changed meanwhile.
+    pub facts: FileFacts,
+}
+
+/// A part of a large file.
+pub struct Part {
+    /// Whose.
+    pub file: Arc<LargeFile>,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Its length.
+    pub bytes: usize,
+    /// Of this part.
+    pub hash: u128,
+    /// Bit `i` is set if the part's block `i` is all zeros.
+    pub zeros: u32,
+    /// With the last part.
+    pub facts: Option<FileFacts>,
+}
+
+/// What is known of a file once it is read.
+#[derive(Default)]
+pub struct FileFacts {
+    /// Extended attributes.
+    pub xattrs: Xattrs,
+    /// It is not what it was when it was listed.
+    pub changed: bool,
+}
+
+/// What readers need to know of the options.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadOptions {
+    /// The image's block size.
+    pub block_bytes: usize,
+    /// Makes the hashes unpredictable, so that nobody can prepare two files that pass for one.
+    pub seed: u64,
+}
+
+/// Reads units until there are no more.
+///
+/// # Errors
+/// The first file that cannot be read, or a stop from elsewhere.
+pub fn read_units(pipeline: &Pipeline<'_>, options: ReadOptions) -> Result<(), Halt> {
+    while let Some(UnitJob { number, unit, mut chunk }) = pipeline.units.pop()? {
+        pipeline.check()?;
+        let content = match unit {
+            Unit::Small(files) => Content::Small(read_small(files, &mut chunk.raw, options, pipeline)?),
+            Unit::Part { file, offset, length } => {
+                Content::Part(read_part(file, offset, length, &mut chunk.raw, options, pipeline)?)
+            }
+        };
+        pipeline.read.insert(number, ReadUnit { content, chunk })?;
+    }
+    Ok(())
+}
+
+fn open(entry: &FileEntry) -> Result<File, Halt> {
+    // NONBLOCK: if a pipe has taken the file's place since, opening it must not wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::openat(&entry.dir.file, &entry.name, flags, Mode::empty())
+        .map(File::from)
+        .map_err(|errno| cannot("open", &entry.dir.path_of(&entry.name), errno))
+}
+
+/// Fills `buffer` from `offset` on.
+fn read_exact(file: &File, entry: &FileEntry, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Halt> {
+    while !buffer.is_empty() {
+        match rustix::io::pread(file, &mut *buffer, offset) {
+            Ok(0) => return Err(shrunk(&entry.dir.path_of(&entry.name), entry.size)),
+            Ok(count) => {
+                offset += count as u64;
+                buffer = buffer.get_mut(count..).unwrap_or_default();
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(cannot("read", &entry.dir.path_of(&entry.name), errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads the xattrs and looks whether the file is still what was listed.
+fn facts(file: &File, entry: &FileEntry) -> Result<FileFacts, Halt> {
+    let path = || entry.dir.path_of(&entry.name);
+    let xattrs = xattr::read_open(file).map_err(|errno| cannot("read the xattrs of", &path(), errno))?;
+    let stat = rustix::fs::fstat(file).map_err(|errno| cannot("examine", &path(), errno))?;
+    if u64::try_from(stat.st_size).is_ok_and(|size| size < entry.size) {
+        return Err(shrunk(&path(), entry.size));
+    }
+    let changed = identity(&stat) != entry.identity || u64::try_from(stat.st_size) != Ok(entry.size);
+    Ok(FileFacts { xattrs, changed })
+}
+
+fn read_small(
+    files: Vec<FileEntry>,
+    buffer: &mut [u8],
+    options: ReadOptions,
+    pipeline: &Pipeline<'_>,
+) -> Result<Vec<SmallFile>, Halt> {
+    let mut rest = buffer;
+    let mut read = Vec::with_capacity(files.len());
+    for entry in files {
+        pipeline.check()?;
+        let bytes = entry.size as usize;
+        let (target, after) = std::mem::take(&mut rest).split_at_mut(bytes);
+        let file = open(&entry)?;
+        read_exact(&file, &entry, 0, target)?;
+        let facts = facts(&file, &entry)?;
+        let hash = xxh3_128_with_seed(target, options.seed);
+        read.push(SmallFile { node: entry.node, bytes, hash, facts });
+        pipeline.progress.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+        rest = after;
+    }
+    Ok(read)
+}
+
+fn read_part(
+    file: Arc<LargeFile>,
+    offset: u64,
+    bytes: usize,
+    buffer: &mut [u8],
+    options: ReadOptions,
+    pipeline: &Pipeline<'_>,
+) -> Result<Part, Halt> {
+    let entry = &file.entry;
+    let last = offset + bytes as u64 >= entry.size;
+    pipeline.progress.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+    let opened = match file.file.get() {
+        Some(opened) => opened,
+        None => {
+            let opened = open(entry)?;
+            file.file.get_or_init(|| opened)
+        }
+    };
+    // A duplicate's parts are dropped by the sequencer: it has what it needs.
+    let skip = file.skip.load(Ordering::Relaxed);
+    let target = buffer.get_mut(..if skip { 0 } else { bytes }).unwrap_or_default();
+    read_part_at(opened, entry, offset, target)?;
+    let hash = xxh3_128_with_seed(target, options.seed);
+    let mut zeros = 0;
+    for (index, block) in target.chunks(options.block_bytes).enumerate() {
+        zeros |= u32::from(is_zero(block)) << index;
+    }
+    let facts = if last { Some(facts(opened, entry)?) } else { None };
+    Ok(Part { file, offset, bytes, hash, zeros, facts })
+}
+
+/// Fills `buffer` from `offset` on, without reading where the file has a hole.
+///
+/// # Errors
+/// The file became shorter, or cannot be read.
+pub fn read_part_at(file: &File, entry: &FileEntry, offset: u64, buffer: &mut [u8]) -> Result<(), Halt> {
+    if entry.sparse && is_hole(file, offset, buffer.len() as u64) {
+        buffer.fill(0);
+        return Ok(());
+    }
+    read_exact(file, entry, offset, buffer)
+}
+
+/// Does the file system know that there is nothing but a hole here?
+fn is_hole(file: &File, offset: u64, bytes: u64) -> bool {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data >= offset + bytes,
+        // No data after this place. (Any other error: read it and see.)
+        Err(errno) => errno == Errno::NXIO,
+    }
+}
+
+/// Are all bytes zero?
+fn is_zero(block: &[u8]) -> bool {
+    // Almost every block that has data shows it at once; the rest compares a block with itself, shifted.
+    match block.get(..16) {
+        Some(head) if head.iter().all(|&byte| byte == 0) => block.get(16..) == block.get(..block.len() - 16),
+        Some(_) => false,
+        None => block.iter().all(|&byte| byte == 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_told_from_data_at_every_place() {
+        assert!(is_zero(&[]));
+        assert!(is_zero(&[0; 5]));
+        assert!(is_zero(&[0; 4096]));
+        for place in [0, 1, 15, 16, 17, 100, 4094, 4095] {
+            let mut block = vec![0; 4096];
+            block[place] = 1;
+            assert!(!is_zero(&block), "{place}");
+        }
+    }
+}
