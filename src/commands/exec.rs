@@ -33,7 +33,7 @@ pub fn run(args: &RunArgs, global: &Global, action: Action) -> Result<i32> {
     for warning in &plan.warnings {
         warn(global, warning);
     }
-    let never: Infallible = launch::exec(&plan, &image)?;
+    let never: Infallible = launch::exec(&plan, &image.file)?;
     match never {}
 }
 

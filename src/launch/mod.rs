@@ -1,10 +1,40 @@
-//! launch
+//! Carries a [`RunPlan`] out and becomes the user's program. Decides nothing.
+//!
+//! ```text
+//! meet the image's server ─┬─ joined: its user namespace, own copy of the caller's mounts, its template's image
+//!                          └─ first:  new user namespace, own copy, new template, mount "fuse", hand over
+//! assemble the root        tmpfs with mount points and made files, overlay if the image lacks any, mounts in order
+//! enter it                 pivot_root, old root away
+//! become the program       working directory, no_new_privs, SIGPIPE as it was, execve
+//! ```
+//!
+//! All of it happens in the process that the caller started: there is no child, and what fails is returned.
+
+mod namespaces;
+mod process;
+mod rootfs;
 
 use std::convert::Infallible;
+use std::fs::File;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Result};
+use crate::plan::{Root, RunPlan};
 
-/// Carries a plan out; returns only when that fails.
-pub fn exec(_plan: &crate::plan::RunPlan, image: &crate::image::Image) -> Result<Infallible> {
-    Err(Error::new(Kind::Internal, format!("cannot start a program from {:?} yet", image.path)))
+/// Runs `plan`; `image` is its image, opened: the file of a [`Root::Image`]. Returns only when something failed.
+///
+/// # Errors
+/// What the host does not allow, mounts that cannot be made, a program that cannot be executed.
+pub fn exec(plan: &RunPlan, image: &File) -> Result<Infallible> {
+    let lower = match &plan.root {
+        Root::Image { path, .. } => {
+            let image = image.try_clone().tried(|| format!("cannot use the image {:?}", path.0))?;
+            rootfs::Lower::Mount(namespaces::enter_with_image(plan, image)?)
+        }
+        Root::Directory(path) => {
+            namespaces::enter(plan)?;
+            rootfs::Lower::Directory(path.0.clone())
+        }
+    };
+    rootfs::assemble_and_enter(plan, lower)?;
+    process::become_program(&plan.process)
 }

@@ -1,1 +1,74 @@
-//! serve
+//! The image server: how the files of an image reach the kernel.
+//!
+//! ```text
+//! skiff exec (P)                     keeper                              worker
+//!   meet ── connect ── no socket
+//!     lock, listen, fork twice ───▶ own session, no descriptor of P's
+//!   user and mount namespaces,
+//!   mount(2) "fuse"
+//!   hand_over ── FUSE queues, ────▶ fork ────────────────────────────▶ open the image, sandbox,
+//!                namespaces         poll: socket, pidfds, worker        a thread for each queue:
+//!   container, execve                                                   read request → slot
+//!                                                                       answer
+//! skiff exec (Q)
+//!   meet ── connect ──────────────▶ namespaces ──▶ Q joins
+//!                                   worker died: fork another, which answers what is in the slots
+//!                                   P, Q, ... ended: linger, then drop the namespaces and the socket
+//!                                                                       ENODEV: nobody shows the mount: exit
+//!                                   worker ended by itself: exit
+//! ```
+//!
+//! The *keeper* parses nothing of the image and only small messages of the same user's processes. The *worker*
+//! parses the image; it may read its image, talk FUSE, and nothing else. All that must survive a worker is in
+//! the keeper's descriptors and in the slot table ([`crate::sys::slots`]); the rest is in the image, since a node id
+//! is the inode's place in it.
+
+pub mod client;
+mod keeper;
+mod key;
+mod message;
+mod operations;
+mod readahead;
+mod rendezvous;
+mod sandbox;
+mod wire;
+mod worker;
+
+pub use client::{Meeting, Namespaces, Starter, meet};
+
+use std::fs::File;
+use std::path::PathBuf;
+
+/// Whom the files of the image are shown as belonging to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// The one user and group that the user namespace maps: an unmapped owner's directory of mode 0700 would be
+    /// unreadable to everyone.
+    Caller {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
+    /// Their owners in the image, since all ids are mapped.
+    Image,
+}
+
+/// What a container asks to be served.
+#[derive(Debug)]
+pub struct Request {
+    /// The image file, opened for reading.
+    pub image: File,
+    /// Where its file system starts, in bytes.
+    pub offset: u64,
+    /// How long its file system is, in bytes.
+    pub length: u64,
+    /// Whom the files belong to.
+    pub owner: Owner,
+    /// Containers of different scopes (Slurm steps, cgroups) do not share a server.
+    pub scope: String,
+    /// How long the server waits for another container after the last one ended.
+    pub linger: std::time::Duration,
+    /// Directories that a rendezvous socket may be made in, best first.
+    pub rendezvous: Vec<PathBuf>,
+}

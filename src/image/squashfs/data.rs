@@ -34,6 +34,13 @@ pub struct FileData {
     pub(super) fragment: Option<Fragment>,
 }
 
+impl FileData {
+    /// The number of the fragment block that holds the file's tail end, if one does.
+    pub fn fragment(&self) -> Option<u32> {
+        self.fragment.map(|fragment| fragment.index)
+    }
+}
+
 /// A tail end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fragment {

@@ -1,0 +1,208 @@
+//! User and mount namespaces: new ones, or those of the image's server.
+//!
+//! The order is the kernel's: ids are mapped before anything is mounted; /dev/fuse is opened inside the user
+//! namespace that mounts it; a mount can be cloned only out of a namespace that the process is in.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::plan::{IdMap, Root, RunPlan};
+use crate::serve::{self, Meeting, Namespaces, Owner, Starter};
+use crate::sys::fuse;
+use crate::sys::mount::{self, Extent};
+
+/// Gives this process a user namespace and a mount namespace of its own.
+pub fn enter(plan: &RunPlan) -> Result<()> {
+    new_user_namespace(&plan.ids)?;
+    new_mount_namespace()
+}
+
+/// The same, with the image served; gives the image's root as a detached mount.
+pub fn enter_with_image(plan: &RunPlan, image: File) -> Result<OwnedFd> {
+    match serve::meet(request(plan, image)?)? {
+        Meeting::Joined(namespaces) => join(&namespaces),
+        Meeting::First(starter) => begin(plan, starter),
+    }
+}
+
+fn request(plan: &RunPlan, image: File) -> Result<serve::Request> {
+    let Root::Image { offset, length, .. } = &plan.root else {
+        return Err(Error::new(Kind::Internal, "a directory needs no server"));
+    };
+    Ok(serve::Request {
+        image,
+        offset: *offset,
+        length: *length,
+        owner: match plan.ids {
+            IdMap::Caller { uid, gid } => Owner::Caller { uid, gid },
+            IdMap::Whole => Owner::Image,
+        },
+        scope: plan.serve.scope.clone(),
+        linger: Duration::from_millis(plan.serve.linger_ms),
+        rendezvous: plan.serve.rendezvous.iter().map(|path| path.0.clone()).collect(),
+    })
+}
+
+/// Another container of this image stands: its user namespace, a fresh copy of the caller's mounts, its image.
+fn join(served: &Namespaces) -> Result<OwnedFd> {
+    let trying = || "cannot join the image's server".to_owned();
+    setns(&served.user, CloneFlags::CLONE_NEWUSER).context(Kind::Host, trying)?;
+    new_mount_namespace()?;
+    let own = own_mount_namespace()?;
+    setns(&served.template, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
+    let root = mount::clone_mount(Path::new("/"), Extent::Mount).context(Kind::Host, trying)?;
+    setns(&own, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
+    Ok(root)
+}
+
+/// The first container: makes the namespaces and the file system that others will join.
+fn begin(plan: &RunPlan, starter: Starter) -> Result<OwnedFd> {
+    let trying = || "cannot mount the image".to_owned();
+    new_user_namespace(&plan.ids)?;
+    new_mount_namespace()?;
+    let own = own_mount_namespace()?;
+    let user = File::open("/proc/self/ns/user").context(Kind::Host, trying)?.into();
+    new_mount_namespace()?;
+    let template = own_mount_namespace()?;
+    let queues = mount_fuse(plan, starter.queues())?;
+    starter.hand_over(&Namespaces { user, template }, &queues)?;
+    // With the server gone, requests must fail rather than wait for descriptors that we hold.
+    drop(queues);
+    leave_only_the_image().context(Kind::Host, trying)?;
+    let root = mount::clone_mount(Path::new("/"), Extent::Mount).context(Kind::Host, trying)?;
+    setns(&own, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
+    Ok(root)
+}
+
+/// Where the template's FUSE mount is made: the one directory that surely exists, since the device is in it.
+const MOUNTED_AT: &str = "/dev";
+
+fn mount_fuse(plan: &RunPlan, queues: usize) -> Result<Vec<OwnedFd>> {
+    // All opened first: the mount hides /dev.
+    let queues: Vec<OwnedFd> =
+        (0..queues).map(|_| fuse::open_device()).collect::<Result<_, _>>().map_err(explain_no_device)?;
+    let (uid, gid) = match plan.ids {
+        IdMap::Caller { uid, gid } => (uid, gid),
+        IdMap::Whole => (0, 0),
+    };
+    let device = queues[0].as_fd();
+    let options = format!(
+        "fd={},rootmode=40755,user_id={uid},group_id={gid},default_permissions,allow_other,max_read=1048576",
+        device.as_raw_fd(),
+    );
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
+    mount::mount_new("fuse", MOUNTED_AT, flags, &options).map_err(explain_no_fuse)?;
+    for queue in &queues[1..] {
+        fuse::attach_queue(queue.as_fd(), device)
+            .context(Kind::Host, || "cannot attach a queue to the image's mount".into())?;
+    }
+    Ok(queues)
+}
+
+/// Makes the image's mount the root of the template, and lets go of the copy of the host's mounts below it.
+fn leave_only_the_image() -> std::io::Result<()> {
+    // This is the first request to the server, and waits for it.
+    rustix::process::chdir(MOUNTED_AT)?;
+    match rustix::process::pivot_root(".", ".") {
+        Ok(()) => Ok(rustix::mount::unmount(".", UnmountFlags::DETACH)?),
+        Err(rustix::io::Errno::INVAL) => crate::sys::compat::move_current_directory_to_root(),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn own_mount_namespace() -> Result<OwnedFd> {
+    let file =
+        File::open("/proc/self/ns/mnt").context(Kind::Host, || "cannot open /proc/self/ns/mnt".into())?;
+    Ok(file.into())
+}
+
+fn new_mount_namespace() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| match error {
+        nix::Error::ENOSPC => Error::host("cannot make a mount namespace")
+            .because(error)
+            .hint("the administrator can raise the sysctl user.max_mnt_namespaces"),
+        _ => Error::host("cannot make a mount namespace").because(error),
+    })
+}
+
+fn new_user_namespace(ids: &IdMap) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(explain_no_user_namespace)?;
+    let (uids, gids) = match ids {
+        IdMap::Caller { uid, gid } => (format!("{uid} {uid} 1"), format!("{gid} {gid} 1")),
+        // As many ids as a map can hold; where the namespace outside has fewer, the write fails with EPERM.
+        IdMap::Whole => (WHOLE.to_owned(), WHOLE.to_owned()),
+    };
+    if matches!(ids, IdMap::Caller { .. }) {
+        // Required since kernel 3.19 before an ordinary user may map a group (CVE-2014-8989).
+        write_own("setgroups", "deny")?;
+    }
+    write_own("uid_map", &uids)?;
+    write_own("gid_map", &gids)
+}
+
+/// All ids, each to itself.
+const WHOLE: &str = "0 0 4294967295";
+
+fn write_own(file: &str, text: &str) -> Result<()> {
+    let path = format!("/proc/self/{file}");
+    std::fs::write(&path, text).map_err(|error| {
+        Error::host(format!("cannot write {text:?} to {path}"))
+            .because(error)
+            .hint("user namespaces are restricted on this machine; see the hints of docs/hosts.md")
+    })
+}
+
+/// Why unshare(CLONE_NEWUSER) failed, as far as the host tells (user_namespaces(7), the sysctls of distributions).
+fn explain_no_user_namespace(error: nix::Error) -> Error {
+    let read =
+        |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let failed = Error::host("cannot make a user namespace").because(error);
+    if read("/proc/sys/user/max_user_namespaces") == "0" {
+        return failed.hint("user namespaces are switched off; the administrator can allow them: sysctl user.max_user_namespaces=15000");
+    }
+    if read("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
+        return failed.hint("user namespaces are for root only here; the administrator can allow them: sysctl kernel.unprivileged_userns_clone=1");
+    }
+    if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" {
+        return failed.hint("AppArmor restricts user namespaces here; the administrator can give skiff a profile with 'userns,' or set sysctl kernel.apparmor_restrict_unprivileged_userns=0");
+    }
+    match error {
+        nix::Error::ENOSPC => failed.hint("the limit on user namespaces is reached; the administrator can raise the sysctl user.max_user_namespaces"),
+        nix::Error::EUSERS => failed.hint("user namespaces are nested too deeply (32 levels) on this machine"),
+        nix::Error::EPERM => failed.hint("inside another container, its seccomp profile or a chroot forbids user namespaces; start that container with user namespaces allowed"),
+        nix::Error::EINVAL => failed.hint("this kernel is built without user namespaces (CONFIG_USER_NS)"),
+        _ => failed,
+    }
+}
+
+fn explain_no_device(error: std::io::Error) -> Error {
+    let failed = Error::host("cannot open /dev/fuse");
+    let hint = match error.raw_os_error() {
+        Some(libc::ENOENT) => {
+            "load the kernel's fuse module (modprobe fuse), or give the outer container --device /dev/fuse; or unpack the image with 'skiff build --sandbox DIR IMAGE' and run the directory"
+        }
+        Some(libc::EACCES | libc::EPERM) => {
+            "the administrator can open it to users: chmod 666 /dev/fuse; or unpack the image with 'skiff build --sandbox DIR IMAGE' and run the directory"
+        }
+        Some(libc::ENODEV | libc::ENXIO) => "load the kernel's fuse module (modprobe fuse)",
+        _ => "unpack the image with 'skiff build --sandbox DIR IMAGE' and run the directory",
+    };
+    failed.because(error).hint(hint)
+}
+
+fn explain_no_fuse(error: std::io::Error) -> Error {
+    let failed = Error::host("cannot mount the image with FUSE");
+    match error.raw_os_error() {
+        Some(libc::EPERM) => failed.because(error).hint(
+            "FUSE in a user namespace needs kernel 4.18 or newer, and an outer container that allows mounts",
+        ),
+        Some(libc::ENODEV) => failed.because(error).hint("load the kernel's fuse module (modprobe fuse)"),
+        _ => failed.because(error),
+    }
+}

@@ -1,0 +1,106 @@
+//! The last step: this process becomes the user's program.
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::plan::Process;
+use crate::sys::{process, signals};
+
+/// Where programs are searched when the environment has no PATH, as execvp(3) does.
+const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
+
+/// Executes the program. Returns only on failure.
+pub fn become_program(plan: &Process) -> Result<Infallible> {
+    enter_working_directory(plan)?;
+    process::set_no_new_privileges().context(Kind::Host, || "cannot give up gaining privileges".into())?;
+    signals::restore_sigpipe();
+    let name = plan.argv.first().ok_or_else(|| Error::usage("there is no program to run"))?;
+    let words = |words: &mut dyn Iterator<Item = OsString>| -> Result<Vec<CString>> {
+        words
+            .map(|word| process::c_string(&word).context(Kind::Usage, || format!("cannot pass {word:?}")))
+            .collect()
+    };
+    let argv = words(&mut plan.argv.iter().cloned())?;
+    let env = words(&mut plan.env.iter().map(|(name, value)| {
+        let mut pair = name.clone();
+        pair.push("=");
+        pair.push(value);
+        pair
+    }))?;
+    let path = plan.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+    let error = search(name, path.unwrap_or(OsStr::new(DEFAULT_PATH)), &argv, &env);
+    Err(explain(name, error))
+}
+
+fn enter_working_directory(plan: &Process) -> Result<()> {
+    let mut failed = None;
+    for candidate in &plan.cwd {
+        match rustix::process::chdir(&candidate.0) {
+            Ok(()) => return Ok(()),
+            Err(error) => failed = failed.or(Some((candidate, error))),
+        }
+    }
+    match failed {
+        Some((path, error)) => {
+            Err(Error::new(Kind::Io, format!("cannot enter the directory {:?} in the container", path.0))
+                .because(error))
+        }
+        None => Ok(()),
+    }
+}
+
+/// execvp(3) with the container's PATH: a missing or forbidden candidate sends it on, and "forbidden" is reported
+/// if no later one is found.
+fn search(name: &OsStr, path: &OsStr, argv: &[CString], env: &[CString]) -> io::Error {
+    if name.as_bytes().contains(&b'/') {
+        return execute(name, argv, env);
+    }
+    let mut error = io::Error::from_raw_os_error(libc::ENOENT);
+    for directory in path.as_bytes().split(|byte| *byte == b':') {
+        let directory = if directory.is_empty() { b"." } else { directory };
+        let this = execute(Path::new(OsStr::from_bytes(directory)).join(name).as_os_str(), argv, env);
+        match this.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            Some(libc::EACCES) => error = this,
+            _ => return this,
+        }
+    }
+    error
+}
+
+fn execute(program: &OsStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let Ok(file) = process::c_string(program) else { return io::Error::from_raw_os_error(libc::ENOENT) };
+    let error = process::execve(&file, argv, env);
+    // A script without a #! line, as shells and execvp(3) treat it.
+    if error.raw_os_error() == Some(libc::ENOEXEC) && !is_elf(program) {
+        let mut words = vec![c"/bin/sh".to_owned(), file];
+        words.extend(argv.iter().skip(1).cloned());
+        return process::execve(c"/bin/sh", &words, env);
+    }
+    error
+}
+
+fn is_elf(program: &OsStr) -> bool {
+    let mut magic = [0; 4];
+    std::fs::File::open(program).and_then(|mut file| io::Read::read_exact(&mut file, &mut magic)).is_ok()
+        && &magic == b"\x7fELF"
+}
+
+fn explain(name: &OsStr, error: io::Error) -> Error {
+    let errno = error.raw_os_error();
+    let failed = Error::new(Kind::Program, format!("cannot run {name:?} in the container")).because(error);
+    let is_path = name.as_bytes().contains(&b'/');
+    match errno {
+        Some(libc::ENOENT) if !is_path => failed.hint("there is no such program in the container's PATH"),
+        Some(libc::ENOENT) if Path::new(name).exists() => failed.hint(
+            "the file is there, but its interpreter (the #! line, or the dynamic loader) is not in the container; run it in an image with the libraries it was built for",
+        ),
+        Some(libc::ENOEXEC) => failed.hint("it is a program for another kind of machine"),
+        Some(libc::E2BIG) => failed.hint("arguments and environment are longer than the kernel allows (see ulimit -s)"),
+        _ => failed,
+    }
+}

@@ -1,0 +1,158 @@
+//! The container's side: find the image's server, or start one.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags};
+
+use super::keeper::{self, Server};
+use super::message::{self, HAND_OVER, JOIN, WELCOME};
+use super::rendezvous::Place;
+use super::{Request, key};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::process::{self, Fork};
+
+/// Most threads that serve one image.
+const MOST_QUEUES: usize = 8;
+
+/// The namespaces that all containers of one server share.
+pub struct Namespaces {
+    /// The user namespace that owns the image's mount.
+    pub user: OwnedFd,
+    /// A mount namespace that holds the image's mount and nothing else.
+    pub template: OwnedFd,
+}
+
+/// What came of looking for a server.
+pub enum Meeting {
+    /// One stands.
+    Joined(Namespaces),
+    /// None stood: one was started, and waits for the file system that this process mounts.
+    First(Starter),
+}
+
+/// A server that was started and serves nothing yet. When it is dropped the server ends.
+pub struct Starter {
+    control: OwnedFd,
+    shared: bool,
+    queues: usize,
+}
+
+/// Finds the image's server or starts one.
+///
+/// # Errors
+/// When the image cannot be looked at or no process can be started. A rendezvous directory that cannot be used is
+/// no error: the server is this container's alone then.
+pub fn meet(request: Request) -> Result<Meeting> {
+    let key = key::of(&request)?;
+    // A server that ends while we join it sends us round once more; one that dies each time must not do so
+    // for ever.
+    for _ in 0..16 {
+        let Some(place) = Place::open(&request.rendezvous, &key) else { break };
+        if let Some(namespaces) = join(&place)? {
+            return Ok(Meeting::Joined(namespaces));
+        }
+        let lock = match place.lock() {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(_) => break,
+        };
+        // Someone else may have started it while we waited for the lock.
+        if let Some(socket) = place.connect().unwrap_or(None) {
+            drop(lock);
+            if let Some(namespaces) = greet(&socket)? {
+                return Ok(Meeting::Joined(namespaces));
+            }
+            continue;
+        }
+        let Ok(listener) = place.listen(&lock) else { break };
+        return start(request, Some((listener, place)));
+    }
+    start(request, None)
+}
+
+fn join(place: &Place) -> Result<Option<Namespaces>> {
+    match place.connect() {
+        Ok(Some(socket)) => greet(&socket),
+        // EACCES, EMFILE and the like: a server of our own is the way out.
+        Ok(None) | Err(_) => Ok(None),
+    }
+}
+
+/// Asks the keeper behind `socket` for its namespaces; `None` when it is about to end.
+fn greet(socket: &OwnedFd) -> Result<Option<Namespaces>> {
+    let trying = || "cannot join the image's server".to_owned();
+    let own = own_pidfd().context(Kind::Host, trying)?;
+    if message::send(socket.as_fd(), JOIN, 0, &[own.as_fd()]).is_err() {
+        return Ok(None);
+    }
+    let Some(answer) = message::receive(socket.as_fd()).context(Kind::Host, trying)? else { return Ok(None) };
+    let mut fds = answer.fds.into_iter();
+    match (answer.kind, fds.next(), fds.next()) {
+        (WELCOME, Some(user), Some(template)) => Ok(Some(Namespaces { user, template })),
+        _ => Err(Error::new(Kind::Internal, "the image's server gave an answer that makes no sense")),
+    }
+}
+
+fn own_pidfd() -> io::Result<OwnedFd> {
+    let own = Pid::from_raw(rustix::process::getpid().as_raw_nonzero().get());
+    let own = own.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    Ok(rustix::process::pidfd_open(own, PidfdFlags::empty())?)
+}
+
+fn start(request: Request, meeting_point: Option<(OwnedFd, Place)>) -> Result<Meeting> {
+    let trying = || "cannot start the image's server".to_owned();
+    let (control, servers_end) = message::pair().context(Kind::Host, trying)?;
+    let shared = meeting_point.is_some();
+    let queues = queue_count();
+    // Twice, so that the server is nobody's child here; silently, so that the user's program finds no trace.
+    match process::fork_silently().context(Kind::Host, trying)? {
+        Fork::Parent(child) => {
+            drop(servers_end);
+            match process::wait_for(child) {
+                Ok(process::Ended::Exited(0)) => Ok(Meeting::First(Starter { control, shared, queues })),
+                // The caller ignores SIGCHLD, so the kernel has reaped it; hand_over tells if it failed.
+                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                    Ok(Meeting::First(Starter { control, shared, queues }))
+                }
+                _ => Err(Error::host(trying()).hint("raise the limit on processes (ulimit -u)")),
+            }
+        }
+        Fork::Child => match process::fork() {
+            Ok(Fork::Parent(_)) => process::exit(0),
+            Err(_) => process::exit(1),
+            Ok(Fork::Child) => {
+                drop(control);
+                keeper::run(Server { request, meeting_point, control: servers_end })
+            }
+        },
+    }
+}
+
+/// As many queues as processors may be used, since idle threads cost nothing.
+fn queue_count() -> usize {
+    keeper::processors().clamp(1, MOST_QUEUES)
+}
+
+impl Starter {
+    /// How many FUSE queues the server wants.
+    pub fn queues(&self) -> usize {
+        self.queues
+    }
+
+    /// Gives the server its file system and, if others may join, the namespaces.
+    ///
+    /// # Errors
+    /// When the server has ended already.
+    pub fn hand_over(self, namespaces: &Namespaces, queues: &[OwnedFd]) -> Result<()> {
+        let own = own_pidfd();
+        let mut fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
+        let mut shared = 0;
+        if let (true, Ok(own)) = (self.shared, &own) {
+            shared = 1;
+            fds.extend([own.as_fd(), namespaces.user.as_fd(), namespaces.template.as_fd()]);
+        }
+        message::send(self.control.as_fd(), HAND_OVER, shared, &fds)
+            .context(Kind::Internal, || "the image's server ended before it served".into())
+    }
+}

@@ -1,0 +1,366 @@
+//! The keeper: holds everything that must survive a worker, lets containers join, and ends when nobody is left.
+//!
+//! It parses nothing of the image. Its states:
+//!
+//! ```text
+//! waiting ── hand-over ──▶ open ── last member gone ──▶ lingering ── time is up ──▶ closed ── worker ended ──▶ exit
+//!    │ first container gone   ▲          │  a member joins │                          (serves whoever still
+//!    ▼                        └──────────┴─────────────────┘                           shows the mount)
+//!   exit
+//! ```
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::SocketFlags;
+
+use super::message::{self, HAND_OVER, JOIN, WELCOME};
+use super::rendezvous::Place;
+use super::{Namespaces, Request, worker};
+use crate::sys::process::{self, Ended, Fork};
+use crate::sys::signals;
+use crate::sys::slots::SlotTable;
+
+/// Blame at which a request is answered EIO instead of being tried again.
+pub const ENOUGH_BLAME: u32 = 8;
+/// Blame for a death by the worker's own fault: two while the request is retried are enough.
+const BLAME_FOR_FAULT: u32 = 4;
+/// Blame for a SIGKILL, which may come from anywhere (out of memory, an administrator).
+const BLAME_FOR_KILL: u32 = 1;
+/// So many workers that die one after the other without answering anything: something is wrong for good.
+const HOPELESS: u32 = 64;
+
+/// What the process that was forked to be the server starts with.
+pub struct Server {
+    /// What is served, and to whom.
+    pub request: Request,
+    /// The listening socket and its place; none when nobody else shall join.
+    pub meeting_point: Option<(OwnedFd, Place)>,
+    /// The connection to the container's process that started the server.
+    pub control: OwnedFd,
+}
+
+/// The processors that this process may use once its affinity is widened to its cpuset.
+pub fn processors() -> usize {
+    let fallback = || std::thread::available_parallelism().map_or(1, usize::from);
+    let status = std::fs::read_to_string("/sys/fs/cgroup/cpuset.cpus.effective")
+        .or_else(|_| std::fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.effective_cpus"));
+    status.ok().and_then(|list| count_of_list(list.trim())).unwrap_or_else(fallback)
+}
+
+/// How many numbers a list like `0-3,8` names.
+fn count_of_list(list: &str) -> Option<usize> {
+    let mut count = 0_usize;
+    for range in list.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
+    }
+    Some(count)
+}
+
+/// Runs the server in this process, which ends with it.
+pub fn run(server: Server) -> ! {
+    let place = server.meeting_point.as_ref().map(|(_, place)| place.descriptor().as_fd());
+    let listener = server.meeting_point.as_ref().map(|(listener, _)| listener.as_fd());
+    let keep: Vec<BorrowedFd<'_>> =
+        [Some(server.request.image.as_fd()), Some(server.control.as_fd()), place, listener]
+            .into_iter()
+            .flatten()
+            .collect();
+    become_server(&keep);
+    drop(keep);
+    let Server { request, meeting_point, control } = server;
+    let handed_over = message::receive(control.as_fd());
+    drop(control);
+    let Ok(Some(message)) = handed_over else { give_up(meeting_point) };
+    let Some(mut keeper) = Keeper::new(request, meeting_point, message) else { process::exit(1) };
+    keeper.serve();
+    process::exit(0)
+}
+
+/// Nothing of the caller stays: session, descriptors, working directory, signals, affinity.
+fn become_server(keep: &[BorrowedFd<'_>]) {
+    // None of these can fail in a way that matters: a server that keeps, say, its caller's working directory
+    // is ill-mannered, but right.
+    let _ = rustix::process::setsid();
+    let _ = process::close_all_but(keep);
+    let _ = rustix::process::chdir("/");
+    signals::reset_for_server();
+    process::set_name(c"skiff-keeper");
+    process::widen_affinity();
+    // Descriptors 0 to 2 must not become an image or a socket that some library writes messages to.
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+        if null.as_raw_fd() < 3 {
+            let _ = null.into_raw_fd();
+        }
+    }
+}
+
+/// The container that started the server is gone before it handed over.
+fn give_up(meeting_point: Option<(OwnedFd, Place)>) -> ! {
+    if let Some((_, place)) = meeting_point
+        && let Ok(lock) = place.lock()
+    {
+        place.remove(lock);
+    }
+    process::exit(1)
+}
+
+struct Keeper {
+    image: File,
+    options: worker::Options,
+    slots: SlotTable,
+    queues: Vec<OwnedFd>,
+    worker: Worker,
+    /// Everything that lets others join; none once the server is closed.
+    open: Option<Open>,
+}
+
+struct Worker {
+    pid: libc::pid_t,
+    /// Reads end-of-file when the worker is gone (any kernel; a pidfd needs 5.3).
+    lifeline: OwnedFd,
+}
+
+struct Open {
+    listener: OwnedFd,
+    place: Place,
+    namespaces: Namespaces,
+    linger: Duration,
+    /// Connections that have not said anything yet.
+    callers: Vec<OwnedFd>,
+    /// The pidfds of the processes that joined and live.
+    members: Vec<OwnedFd>,
+    /// When the last member was gone.
+    alone_since: Option<Instant>,
+    /// When to try to close again, after someone else held the lock.
+    retry_at: Option<Instant>,
+}
+
+impl Keeper {
+    fn new(
+        request: Request,
+        meeting_point: Option<(OwnedFd, Place)>,
+        message: message::Message,
+    ) -> Option<Self> {
+        let mut queues = message.fds;
+        if message.kind != HAND_OVER {
+            return None;
+        }
+        let open = match meeting_point {
+            Some((listener, place)) if message.shared == 1 && queues.len() > 3 => {
+                let template = queues.pop()?;
+                let user = queues.pop()?;
+                let members = vec![queues.pop()?];
+                let namespaces = Namespaces { user, template };
+                let linger = request.linger;
+                Some(Open {
+                    listener,
+                    place,
+                    namespaces,
+                    linger,
+                    callers: vec![],
+                    members,
+                    alone_since: None,
+                    retry_at: None,
+                })
+            }
+            Some((listener, place)) => {
+                drop(listener);
+                place.remove(place.lock().ok()?);
+                None
+            }
+            None => None,
+        };
+        let slots = SlotTable::new(queues.len()).ok()?;
+        let options =
+            worker::Options { offset: request.offset, length: request.length, owner: request.owner };
+        let worker = spawn(&request.image, options, &slots, &queues)?;
+        Some(Self { image: request.image, options, slots, queues, worker, open })
+    }
+
+    fn serve(&mut self) {
+        let (mut fruitless, mut answered) = (0, self.answered());
+        loop {
+            let worker_gone = match &mut self.open {
+                Some(open) => open.wait(self.worker.lifeline.as_fd()),
+                None => wait_until_readable(self.worker.lifeline.as_fd()),
+            };
+            if self.open.as_mut().is_some_and(Open::wants_to_close) {
+                self.close();
+            }
+            if worker_gone {
+                let ended = process::wait_for(self.worker.pid);
+                if matches!(ended, Ok(Ended::Exited(worker::UNMOUNTED))) || fruitless > HOPELESS {
+                    break;
+                }
+                self.put_blame(matches!(ended, Ok(Ended::Killed(libc::SIGKILL))));
+                fruitless = if answered == self.answered() { fruitless + 1 } else { 0 };
+                answered = self.answered();
+                let Some(worker) = spawn(&self.image, self.options, &self.slots, &self.queues) else { break };
+                self.worker = worker;
+            }
+        }
+        while self.open.is_some() {
+            self.close();
+        }
+    }
+
+    /// A number that changes whenever a request is answered.
+    fn answered(&self) -> u64 {
+        (0..self.slots.len())
+            .map(|index| self.slots.slot(index).answered().load(Ordering::Acquire))
+            .fold(0, u64::wrapping_add)
+    }
+
+    /// Notes against each request that the dead worker was trying again that it may be what kills workers.
+    fn put_blame(&self, by_kill: bool) {
+        for index in 0..self.slots.len() {
+            let slot = self.slots.slot(index);
+            if slot.retrying().swap(0, Ordering::Relaxed) == 1 {
+                let blame = if by_kill { BLAME_FOR_KILL } else { BLAME_FOR_FAULT };
+                slot.blame().fetch_add(blame, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Takes the socket away and lets the namespaces go, unless someone is just about to join.
+    fn close(&mut self) {
+        let Some(mut open) = self.open.take() else { return };
+        // Whoever holds the lock is about to connect to us; waiting for it here could wait for each other.
+        let Ok(lock) = open.place.try_lock() else {
+            open.retry_at = Some(Instant::now() + Duration::from_millis(5));
+            self.open = Some(open);
+            return;
+        };
+        if open.accept() && self.worker_lives() {
+            self.open = Some(open);
+            return;
+        }
+        open.place.remove(lock);
+    }
+
+    fn worker_lives(&self) -> bool {
+        process::is_alive(self.worker.pid)
+    }
+}
+
+impl Open {
+    /// Waits for whatever comes next and deals with it; true when the worker is gone.
+    fn wait(&mut self, lifeline: BorrowedFd<'_>) -> bool {
+        let timeout = self.deadline().map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        let fixed = [lifeline, self.listener.as_fd()];
+        let (callers, members) = (self.callers.len(), self.members.len());
+        let others = self.callers.iter().chain(&self.members).map(AsFd::as_fd);
+        let mut waiting: Vec<PollFd<'_>> =
+            fixed.into_iter().chain(others).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        if rustix::event::poll(&mut waiting, timeout.as_ref()).is_err() {
+            return false;
+        }
+        let ready: Vec<bool> = waiting.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(waiting);
+        let (ready_callers, ready_members) = (&ready[2..2 + callers], &ready[2 + callers..]);
+        // Members first: those that are gone must not be counted with those that come.
+        retain_not_ready(&mut self.members, &ready_members[..members]);
+        self.answer_callers(ready_callers);
+        if ready[1] {
+            self.accept();
+        }
+        match (self.members.is_empty() && self.callers.is_empty(), self.alone_since) {
+            (true, None) => self.alone_since = Some(Instant::now()),
+            (false, Some(_)) => (self.alone_since, self.retry_at) = (None, None),
+            _ => {}
+        }
+        ready[0]
+    }
+
+    /// When to close, if nobody comes.
+    fn deadline(&self) -> Option<Instant> {
+        self.alone_since.map(|since| self.retry_at.unwrap_or(since + self.linger))
+    }
+
+    fn wants_to_close(&mut self) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Takes in whoever is at the door; true if there was anyone.
+    fn accept(&mut self) -> bool {
+        let before = self.callers.len();
+        while let Ok(caller) =
+            rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        {
+            let own = rustix::process::geteuid();
+            if rustix::net::sockopt::socket_peercred(&caller).is_ok_and(|peer| peer.uid == own) {
+                self.callers.push(caller);
+            }
+        }
+        self.callers.len() > before
+    }
+
+    fn answer_callers(&mut self, ready: &[bool]) {
+        let callers = std::mem::take(&mut self.callers);
+        for (index, caller) in callers.into_iter().enumerate() {
+            if !ready.get(index).copied().unwrap_or(false) {
+                self.callers.push(caller);
+                continue;
+            }
+            // A caller that says anything else than the one right thing is dropped.
+            let Ok(Some(mut message)) = message::receive(caller.as_fd()) else { continue };
+            let (JOIN, Some(member)) = (message.kind, message.fds.pop()) else { continue };
+            let namespaces = [self.namespaces.user.as_fd(), self.namespaces.template.as_fd()];
+            if message::send(caller.as_fd(), WELCOME, 0, &namespaces).is_ok() {
+                self.members.push(member);
+            }
+        }
+    }
+}
+
+fn retain_not_ready(fds: &mut Vec<OwnedFd>, ready: &[bool]) {
+    let mut index = 0;
+    fds.retain(|_| {
+        index += 1;
+        !ready[index - 1]
+    });
+}
+
+fn wait_until_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut waiting = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    rustix::event::poll(&mut waiting, None).is_ok()
+}
+
+/// Forks a worker on the same image, queues and slots.
+fn spawn(image: &File, options: worker::Options, slots: &SlotTable, queues: &[OwnedFd]) -> Option<Worker> {
+    let (lifeline, workers_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
+    match process::fork().ok()? {
+        Fork::Parent(pid) => Some(Worker { pid, lifeline }),
+        Fork::Child => {
+            let mut keep = vec![image.as_fd(), slots.memory(), workers_end.as_fd()];
+            keep.extend(queues.iter().map(AsFd::as_fd));
+            let _ = process::close_all_but(&keep);
+            worker::run(image, options, slots, queues)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_lists_are_counted() {
+        assert_eq!(count_of_list("0-3,8"), Some(5));
+        assert_eq!(count_of_list("7"), Some(1));
+        assert_eq!(count_of_list(""), None);
+        assert_eq!(count_of_list("3-1"), None);
+    }
+}

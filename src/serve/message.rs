@@ -1,0 +1,88 @@
+//! Messages with descriptors between a container's process and the keeper.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+/// Most descriptors in one message: two namespaces, a pidfd and the FUSE queues.
+const MOST_FDS: usize = 24;
+
+/// A container's process wants to join; its pidfd comes with it.
+pub const JOIN: u8 = b'J';
+/// The answer to JOIN: the user namespace and the template mount namespace come with it.
+pub const WELCOME: u8 = b'W';
+/// The first container's process hands over: FUSE queues; then, if the server may be shared, pidfd and namespaces.
+pub const HAND_OVER: u8 = b'H';
+
+/// Two connected sockets that keep messages apart.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Sends one message.
+pub fn send(socket: BorrowedFd<'_>, kind: u8, shared: u8, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    let bytes = [kind, shared];
+    rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// A message: its kind, its one byte of content and its descriptors.
+pub struct Message {
+    pub kind: u8,
+    pub shared: u8,
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Waits for the next message; `None` when the other side is gone.
+pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Message>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; 2];
+    let received = loop {
+        let buffers = &mut [IoSliceMut::new(&mut bytes)];
+        match rustix::net::recvmsg(socket.as_fd(), buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            other => break other?,
+        }
+    };
+    if received.bytes < bytes.len() {
+        return Ok(None);
+    }
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    Ok(Some(Message { kind: bytes[0], shared: bytes[1], fds }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_arrive_with_their_message_and_a_closed_peer_is_none() {
+        let (here, there) = pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        send(here.as_fd(), JOIN, 7, &[file.as_fd()]).unwrap();
+        send(here.as_fd(), WELCOME, 0, &[]).unwrap();
+        let first = receive(there.as_fd()).unwrap().unwrap();
+        assert_eq!((first.kind, first.shared, first.fds.len()), (JOIN, 7, 1));
+        let second = receive(there.as_fd()).unwrap().unwrap();
+        assert_eq!((second.kind, second.fds.len()), (WELCOME, 0));
+        drop(here);
+        assert!(receive(there.as_fd()).unwrap().is_none());
+    }
+}

@@ -1,0 +1,338 @@
+//! What each FUSE request means for the image.
+//!
+//! Nothing ever changes: names, attributes, directory listings, link targets and data may be kept by the kernel for
+//! ever, and names that do not exist as well. The kernel is told that opening means nothing (ENOSYS once for OPEN
+//! and OPENDIR), so that a read of a cached file costs no request at all.
+//!
+//! A node id is the inode's place in the image plus 2, and 1 for the root; the server remembers no node.
+
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::readahead::ReadAhead;
+use super::wire::{self, opcode};
+use super::worker::{Answer, Options};
+use super::{Owner, wire::RequestHeader};
+use crate::error::Result;
+use crate::image::source::Source;
+use crate::image::squashfs::{Block, Content, Inode, InodeRef, OpenOptions, Squashfs};
+
+/// Memory for decoded data, in bytes. With the metadata below it and two processes' own needs, the server stays
+/// under 64 MiB.
+const DATA_CACHE_BYTES: usize = 26 << 20;
+const METADATA_CACHE_BYTES: usize = 6 << 20;
+/// At about 256 bytes each.
+const INODES_KEPT: usize = 16 << 10;
+
+const FOR_EVER: u64 = u64::MAX;
+const MAX_PAGES: u16 = 256;
+/// Requests that the kernel may have under way without anyone waiting (read-ahead).
+const MAX_BACKGROUND: u16 = 64;
+
+/// The files of the image.
+pub struct Files {
+    /// None when the image cannot be opened any more: every request is answered EIO.
+    image: Option<Squashfs>,
+    owner: Owner,
+    read_ahead: ReadAhead,
+}
+
+impl Files {
+    /// Opens the image.
+    pub fn new(file: Arc<File>, options: Options) -> Self {
+        let source = Source::new(file, options.offset, options.length);
+        let caches = OpenOptions {
+            data_cache_bytes: DATA_CACHE_BYTES,
+            meta_cache_bytes: METADATA_CACHE_BYTES,
+            inode_cache: INODES_KEPT,
+        };
+        let image = Squashfs::open(source, caches).ok();
+        Self { image, owner: options.owner, read_ahead: ReadAhead::new() }
+    }
+
+    /// Answers one request; false when the kernel waits for no answer.
+    pub fn answer(&self, header: &RequestHeader, request: &[u8], answer: &mut Answer) -> bool {
+        if matches!(header.opcode, opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT) {
+            return false;
+        }
+        if let Err(errno) = self.dispatch(header, request, answer) {
+            answer.error(errno);
+        }
+        true
+    }
+
+    fn dispatch(&self, header: &RequestHeader, request: &[u8], answer: &mut Answer) -> Result<(), i32> {
+        if header.opcode == opcode::INIT {
+            return init(request, answer);
+        }
+        let image = self.image.as_ref().ok_or(libc::EIO)?;
+        match header.opcode {
+            opcode::LOOKUP => self.lookup(image, header.node, request, answer),
+            opcode::GETATTR => {
+                let inode = inode(image, header.node)?;
+                answer.put(&wire::AttributesOut {
+                    valid_seconds: FOR_EVER,
+                    attributes: self.attributes(&inode),
+                    ..Default::default()
+                });
+                Ok(())
+            }
+            opcode::READLINK => match &inode(image, header.node)?.content {
+                Content::Symlink { target } => {
+                    answer.bytes.extend_from_slice(target);
+                    Ok(())
+                }
+                _ => Err(libc::EINVAL),
+            },
+            opcode::READ => read(image, header.node, request, answer),
+            opcode::READDIR | opcode::READDIRPLUS => self.read_dir(image, header, request, answer),
+            opcode::GETXATTR => get_xattr(image, header.node, request, answer),
+            opcode::LISTXATTR => list_xattrs(image, header.node, request, answer),
+            opcode::STATFS => {
+                answer.put(&statfs(image));
+                Ok(())
+            }
+            opcode::DESTROY => Ok(()),
+            // Asked once and never again: OPEN, OPENDIR, ACCESS, FLUSH, LSEEK, ...
+            _ => Err(libc::ENOSYS),
+        }
+    }
+
+    /// What follows an answer: reading ahead of what was read.
+    pub fn after(&self, header: &RequestHeader, request: &[u8]) {
+        if let (opcode::READ, Some(image)) = (header.opcode, &self.image)
+            && let Some((read, _)) = wire::arguments::<wire::ReadIn>(request)
+            && let Ok(inode) = inode(image, header.node)
+        {
+            self.read_ahead.note(image, &inode, read.offset, read.size);
+        }
+    }
+
+    /// Starts the threads that read ahead.
+    pub fn start_reading_ahead(files: &Arc<Self>) {
+        if files.image.is_some() {
+            ReadAhead::start(files);
+        }
+    }
+
+    /// For the threads that read ahead.
+    pub fn ahead(&self) -> (Option<&Squashfs>, &ReadAhead) {
+        (self.image.as_ref(), &self.read_ahead)
+    }
+
+    fn lookup(&self, image: &Squashfs, node: u64, request: &[u8], answer: &mut Answer) -> Result<(), i32> {
+        let directory = inode(image, node)?;
+        let name = name_of(request).ok_or(libc::EINVAL)?;
+        match image.lookup(&directory, name).map_err(|_| libc::EIO)? {
+            Some(found) => answer.put(&self.entry(image, &*image.inode(found).map_err(|_| libc::EIO)?)),
+            // Node 0 is "no such name", and as lasting as everything else here.
+            None => answer.put(&wire::EntryOut { entry_valid_seconds: FOR_EVER, ..Default::default() }),
+        }
+        Ok(())
+    }
+
+    fn read_dir(
+        &self,
+        image: &Squashfs,
+        header: &RequestHeader,
+        request: &[u8],
+        answer: &mut Answer,
+    ) -> Result<(), i32> {
+        let (read, _) = wire::arguments::<wire::ReadIn>(request).ok_or(libc::EINVAL)?;
+        let directory = inode(image, header.node)?;
+        if !matches!(directory.content, Content::Directory(_)) {
+            return Err(libc::ENOTDIR);
+        }
+        let with_attributes = header.opcode == opcode::READDIRPLUS;
+        let most = read.size as usize;
+        let mut failed = None;
+        image
+            .read_dir(&directory, read.offset, &mut |entry| {
+                let mut bytes = size_of::<wire::DirectoryEntry>() + entry.name.len().next_multiple_of(8);
+                if with_attributes {
+                    bytes += size_of::<wire::EntryOut>();
+                }
+                if answer.bytes.len() + bytes > most {
+                    return ControlFlow::Break(());
+                }
+                if with_attributes {
+                    match image.inode(entry.reference) {
+                        Ok(inode) => answer.put(&self.entry(image, &inode)),
+                        // The name is listed; looking it up will tell what is wrong with it.
+                        Err(error) if answer.bytes.is_empty() => {
+                            failed = Some(error);
+                            return ControlFlow::Break(());
+                        }
+                        Err(_) => answer.put(&wire::EntryOut::default()),
+                    }
+                }
+                answer.put(&wire::DirectoryEntry {
+                    ino: u64::from(entry.number),
+                    next: entry.next,
+                    name_length: entry.name.len() as u32,
+                    kind: entry.kind.mode_bits() >> 12,
+                });
+                answer.bytes.extend_from_slice(entry.name);
+                let padding = entry.name.len().next_multiple_of(8) - entry.name.len();
+                answer.bytes.extend_from_slice(&[0; 8][..padding]);
+                ControlFlow::Continue(())
+            })
+            .map_err(|_| libc::EIO)?;
+        failed.map_or(Ok(()), |_| Err(libc::EIO))
+    }
+
+    fn entry(&self, image: &Squashfs, inode: &Inode) -> wire::EntryOut {
+        wire::EntryOut {
+            node: node_of(image, inode.reference),
+            entry_valid_seconds: FOR_EVER,
+            attributes_valid_seconds: FOR_EVER,
+            attributes: self.attributes(inode),
+            ..Default::default()
+        }
+    }
+
+    fn attributes(&self, inode: &Inode) -> wire::Attributes {
+        let (uid, gid) = match self.owner {
+            Owner::Caller { uid, gid } => (uid, gid),
+            Owner::Image => (inode.uid, inode.gid),
+        };
+        let mtime = u64::from(inode.mtime);
+        wire::Attributes {
+            ino: u64::from(inode.number),
+            size: inode.size,
+            blocks: inode.size.div_ceil(512),
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+            mode: inode.kind().mode_bits() | (inode.mode & 0o7777),
+            links: inode.links,
+            uid,
+            gid,
+            rdev: match inode.content {
+                Content::Device { rdev, .. } => rdev,
+                _ => 0,
+            },
+            block_size: 128 << 10,
+            ..Default::default()
+        }
+    }
+}
+
+fn init(request: &[u8], answer: &mut Answer) -> Result<(), i32> {
+    use super::wire::feature;
+    let (kernel, _) = wire::arguments::<wire::InitIn>(request).ok_or(libc::EINVAL)?;
+    let wanted = feature::ASYNC_READ
+        | feature::EXPORT_SUPPORT
+        | feature::DO_READDIRPLUS
+        | feature::NO_OPEN_SUPPORT
+        | feature::PARALLEL_DIROPS
+        | feature::MAX_PAGES
+        | feature::CACHE_SYMLINKS
+        | feature::NO_OPENDIR_SUPPORT;
+    answer.put(&wire::InitOut {
+        major: 7,
+        minor: 31.min(kernel.minor),
+        max_readahead: kernel.max_readahead,
+        flags: wanted & kernel.flags,
+        max_background: MAX_BACKGROUND,
+        congestion_threshold: MAX_BACKGROUND * 3 / 4,
+        // Nothing is written, and a small value keeps the slots small.
+        max_write: 4096,
+        time_granularity: 1_000_000_000,
+        max_pages: MAX_PAGES,
+        ..Default::default()
+    });
+    Ok(())
+}
+
+fn read(image: &Squashfs, node: u64, request: &[u8], answer: &mut Answer) -> Result<(), i32> {
+    let (read, _) = wire::arguments::<wire::ReadIn>(request).ok_or(libc::EINVAL)?;
+    let inode = inode(image, node)?;
+    if !matches!(inode.content, Content::Regular(_)) {
+        return Err(libc::EINVAL);
+    }
+    let block_bytes = u64::from(image.superblock().block_size);
+    let end = read.offset.saturating_add(u64::from(read.size)).min(inode.size);
+    let mut at = read.offset;
+    while at < end {
+        let from = at % block_bytes;
+        let to = (end - at + from).min(block_bytes);
+        match image.block(&inode, at / block_bytes).map_err(|_| libc::EIO)? {
+            Block::Hole(_) => answer.put_zeroes((to - from) as usize),
+            // A block shorter than its file says would shift all that follows.
+            Block::Data(bytes) if (bytes.len() as u64) < to => return Err(libc::EIO),
+            Block::Data(bytes) => answer.put_cached(bytes.slice(from as usize, to as usize)),
+        }
+        at += to - from;
+    }
+    Ok(())
+}
+
+fn get_xattr(image: &Squashfs, node: u64, request: &[u8], answer: &mut Answer) -> Result<(), i32> {
+    if !has_xattrs(image) {
+        return Err(libc::ENOSYS);
+    }
+    let (arguments, rest) = wire::arguments::<wire::GetxattrIn>(request).ok_or(libc::EINVAL)?;
+    let name = rest.split(|byte| *byte == 0).next().unwrap_or_default();
+    let xattrs = image.xattrs(&*inode(image, node)?).map_err(|_| libc::EIO)?;
+    let (_, value) = xattrs.iter().find(|(key, _)| key == name).ok_or(libc::ENODATA)?;
+    put_sized(value, arguments.size, answer)
+}
+
+fn list_xattrs(image: &Squashfs, node: u64, request: &[u8], answer: &mut Answer) -> Result<(), i32> {
+    if !has_xattrs(image) {
+        return Err(libc::ENOSYS);
+    }
+    let (arguments, _) = wire::arguments::<wire::GetxattrIn>(request).ok_or(libc::EINVAL)?;
+    let mut names = Vec::new();
+    for (name, _) in image.xattrs(&*inode(image, node)?).map_err(|_| libc::EIO)? {
+        names.extend_from_slice(&name);
+        names.push(0);
+    }
+    put_sized(&names, arguments.size, answer)
+}
+
+/// Without any in the image the kernel is told so, once and for all (ENOSYS).
+fn has_xattrs(image: &Squashfs) -> bool {
+    image.superblock().xattr_table.is_some()
+}
+
+/// The protocol of xattrs: asked with size 0, the answer is the size that is needed.
+fn put_sized(value: &[u8], size: u32, answer: &mut Answer) -> Result<(), i32> {
+    match size {
+        0 => answer.put(&wire::GetxattrOut { size: value.len() as u32, padding: 0 }),
+        size if value.len() > size as usize => return Err(libc::ERANGE),
+        _ => answer.bytes.extend_from_slice(value),
+    }
+    Ok(())
+}
+
+fn statfs(image: &Squashfs) -> wire::StatfsOut {
+    let superblock = image.superblock();
+    wire::StatfsOut {
+        blocks: superblock.bytes_used.div_ceil(u64::from(superblock.block_size)),
+        files: u64::from(superblock.inodes),
+        block_size: superblock.block_size,
+        fragment_size: superblock.block_size,
+        name_length: 256,
+        ..Default::default()
+    }
+}
+
+fn inode(image: &Squashfs, node: u64) -> Result<Arc<Inode>, i32> {
+    let reference = match node {
+        wire::ROOT_NODE => image.root(),
+        node => InodeRef(node.checked_sub(2).ok_or(libc::ESTALE)?),
+    };
+    image.inode(reference).map_err(|_| libc::EIO)
+}
+
+fn node_of(image: &Squashfs, reference: InodeRef) -> u64 {
+    if reference == image.root() { wire::ROOT_NODE } else { reference.0 + 2 }
+}
+
+/// The name of a LOOKUP, without its final NUL.
+fn name_of(request: &[u8]) -> Option<&[u8]> {
+    request.get(size_of::<RequestHeader>()..)?.split(|byte| *byte == 0).next()
+}

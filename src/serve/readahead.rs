@@ -1,0 +1,193 @@
+//! Reading ahead: decoding the next blocks before the kernel asks for them, on processors that are idle.
+//!
+//! Two patterns are seen. *A file read in sequence*: the blocks after the one just read. *Files read in the order
+//! of the image* (tar, cp -r, a loader going through its libraries): the fragment block after the one just read,
+//! since small files that lie together are packed together.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::operations::Files;
+use crate::image::squashfs::{Content, Inode, Squashfs};
+
+/// Files whose last read is remembered.
+const REMEMBERED: usize = 64;
+/// Most blocks ahead of a reader.
+const MOST_AHEAD: u64 = 4;
+const MOST_THREADS: usize = 4;
+/// Work that waits; more is dropped, since the readers are faster than we are then.
+const MOST_WAITING: usize = 16;
+
+/// One thing to decode.
+enum Work {
+    Block(Arc<Inode>, u64),
+    Fragment(u32),
+}
+
+/// What was read last, and what is to be decoded.
+pub struct ReadAhead {
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Newest first.
+    readers: VecDeque<Reader>,
+    last_fragment: Option<u32>,
+    waiting: VecDeque<Work>,
+    idle: usize,
+}
+
+/// One file that is being read.
+struct Reader {
+    reference: u64,
+    /// The block that comes after the last read.
+    next: u64,
+    /// Up to which block decoding was asked for.
+    asked: u64,
+    /// How far ahead to go; grows while reading goes on in sequence.
+    ahead: u64,
+}
+
+impl ReadAhead {
+    pub fn new() -> Self {
+        Self { state: Mutex::default(), work: Condvar::new() }
+    }
+
+    /// Starts as many threads as there are processors; they sleep until there is work.
+    pub fn start(files: &Arc<Files>) {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        for _ in 0..threads {
+            let files = Arc::clone(files);
+            let thread = std::thread::Builder::new().stack_size(256 << 10).name("skiff-ahead".into());
+            // Without the thread, reading is as right and a little slower.
+            let _ = thread.spawn(move || {
+                if let (Some(image), ahead) = files.ahead() {
+                    ahead.decode(image);
+                }
+            });
+        }
+    }
+
+    /// Notes that `size` bytes of `inode` at `offset` were read, and asks for what comes next.
+    pub fn note(&self, image: &Squashfs, inode: &Arc<Inode>, offset: u64, size: u32) {
+        let block_bytes = u64::from(image.superblock().block_size);
+        let blocks = inode.size.div_ceil(block_bytes);
+        let end = offset.saturating_add(u64::from(size)).min(inode.size);
+        if end <= offset {
+            return;
+        }
+        let (first, after) = (offset / block_bytes, end.div_ceil(block_bytes));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.waiting.len();
+        for index in state.next_blocks(inode.reference.0, first, after, blocks) {
+            state.ask(Work::Block(Arc::clone(inode), index));
+        }
+        if let Some(fragment) = fragment_of(inode).filter(|_| after == blocks)
+            && let Some(next) = state.next_fragment(fragment)
+        {
+            state.ask(Work::Fragment(next));
+        }
+        let wake = (state.waiting.len() - before).min(state.idle);
+        drop(state);
+        for _ in 0..wake {
+            self.work.notify_one();
+        }
+    }
+
+    fn decode(&self, image: &Squashfs) {
+        loop {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let work = loop {
+                if let Some(work) = state.waiting.pop_front() {
+                    break work;
+                }
+                state.idle += 1;
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            };
+            drop(state);
+            // What cannot be decoded is reported to who really reads it.
+            let _ = match work {
+                Work::Block(inode, index) => image.prefetch_block(&inode, index),
+                Work::Fragment(index) => image.prefetch_fragment(index),
+            };
+        }
+    }
+}
+
+fn fragment_of(inode: &Inode) -> Option<u32> {
+    match &inode.content {
+        Content::Regular(data) => data.fragment(),
+        _ => None,
+    }
+}
+
+impl State {
+    /// The blocks worth decoding after blocks `first..after` of a file of `blocks` were read.
+    fn next_blocks(&mut self, reference: u64, first: u64, after: u64, blocks: u64) -> std::ops::Range<u64> {
+        let known = self.readers.iter().position(|reader| reader.reference == reference);
+        let mut reader = match known.and_then(|index| self.readers.remove(index)) {
+            // The kernel reads ahead itself and may ask for two pieces at once, in either order.
+            Some(reader) if first <= reader.next && first + 2 >= reader.next => {
+                Reader { ahead: (reader.ahead * 2).min(MOST_AHEAD), next: after.max(reader.next), ..reader }
+            }
+            // Elsewhere in the file: ahead once the next read shows a sequence. From its start: at once.
+            _ => Reader { reference, next: after, asked: after, ahead: u64::from(first == 0) },
+        };
+        let from = reader.asked.max(reader.next);
+        let to = (reader.next + reader.ahead).min(blocks).max(from);
+        reader.asked = to;
+        reader.ahead = reader.ahead.max(1);
+        self.readers.push_front(reader);
+        self.readers.truncate(REMEMBERED);
+        from..to
+    }
+
+    /// The fragment block worth decoding after one was read.
+    fn next_fragment(&mut self, fragment: u32) -> Option<u32> {
+        let last = self.last_fragment.replace(fragment);
+        (last.is_some_and(|last| last.checked_add(1) == Some(fragment))).then(|| fragment.saturating_add(1))
+    }
+
+    fn ask(&mut self, work: Work) {
+        if self.waiting.len() < MOST_WAITING {
+            self.waiting.push_back(work);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_goes_ever_further_ahead_and_never_asks_twice() {
+        let mut state = State::default();
+        assert_eq!(state.next_blocks(7, 0, 1, 100), 1..2);
+        assert_eq!(state.next_blocks(7, 1, 2, 100), 2..4);
+        assert_eq!(state.next_blocks(7, 2, 3, 100), 4..7);
+        // The kernel asked for the block after the next before the next.
+        assert_eq!(state.next_blocks(7, 3, 4, 100), 7..8);
+        assert_eq!(state.next_blocks(7, 98, 99, 100), 99..99);
+        assert_eq!(state.next_blocks(7, 99, 100, 100), 100..100);
+    }
+
+    #[test]
+    fn reads_here_and_there_decode_nothing() {
+        let mut state = State::default();
+        for block in [50, 10, 90, 30] {
+            assert!(state.next_blocks(7, block, block + 1, 100).is_empty());
+        }
+    }
+
+    #[test]
+    fn fragments_in_order_bring_the_next() {
+        let mut state = State::default();
+        assert_eq!(state.next_fragment(4), None);
+        assert_eq!(state.next_fragment(4), None);
+        assert_eq!(state.next_fragment(5), Some(6));
+        assert_eq!(state.next_fragment(9), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! The worker: parses the image and answers requests, a thread for each queue. It may die at any moment.
+//!
+//! A thread reads a request into its slot, answers it, and notes in the slot that it did. What a dead worker left
+//! unanswered in a slot the next one answers first. A request that was being tried again when a worker died is
+//! blamed ([`super::keeper`]); a blamed one is tried alone, so that blame falls on no other; with enough blame it
+//! is answered EIO.
+
+use std::fs::File;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier, Mutex};
+
+use zerocopy::{Immutable, IntoBytes};
+
+use super::keeper::ENOUGH_BLAME;
+use super::operations::Files;
+use super::{Owner, sandbox, wire};
+use crate::image::squashfs::Bytes;
+use crate::sys::process;
+use crate::sys::slots::{Slot, SlotTable};
+
+/// The worker's exit status when the file system was unmounted: its work is done.
+pub const UNMOUNTED: i32 = 0;
+/// The worker's exit status when it could not start or a queue failed.
+const FAILED: i32 = 1;
+
+/// What a worker must know besides its descriptors.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Where the file system starts in the image file, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub length: u64,
+    /// Whom the files belong to.
+    pub owner: Owner,
+}
+
+/// Serves until the file system is unmounted. Ends the process.
+pub fn run(image: &File, options: Options, slots: &SlotTable, queues: &[OwnedFd]) -> ! {
+    process::set_name(c"skiff-worker");
+    process::tune_allocator();
+    let (Ok(slots), Ok(image)) = (slots.remapped(), image.try_clone()) else { process::exit(FAILED) };
+    sandbox::forbid_files();
+    let files = Arc::new(Files::new(Arc::new(image), options));
+    let alone = Mutex::new(());
+    let started = Barrier::new(queues.len() + 1);
+    std::thread::scope(|scope| {
+        for (index, queue) in queues.iter().enumerate() {
+            let (files, slot, alone, started) = (&files, slots.slot(index), &alone, &started);
+            let thread = std::thread::Builder::new().stack_size(256 << 10).name("skiff-worker".into());
+            let serving = thread.spawn_scoped(scope, move || {
+                started.wait();
+                serve_queue(files, slot, queue.as_fd(), alone);
+            });
+            if serving.is_err() {
+                process::exit(FAILED);
+            }
+        }
+        Files::start_reading_ahead(&files);
+        sandbox::forbid_other_calls();
+        started.wait();
+    });
+    process::exit(FAILED)
+}
+
+/// Ends the process when the queue does.
+fn serve_queue(files: &Files, mut slot: Slot<'_>, queue: BorrowedFd<'_>, alone: &Mutex<()>) {
+    let mut answer = Answer::default();
+    take_over(files, &slot, queue, alone, &mut answer);
+    loop {
+        match slot.receive(queue) {
+            Ok(_) => {}
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENODEV) => process::exit(UNMOUNTED),
+                // The request was interrupted before it was read, or the read was.
+                Some(libc::ENOENT | libc::EINTR | libc::EAGAIN) => continue,
+                _ => process::exit(FAILED),
+            },
+        }
+        if let Some((header, _)) = wire::request(slot.request()) {
+            answer_request(files, &slot, queue, &mut answer);
+            slot.finish(header.unique);
+        }
+    }
+}
+
+/// Answers what the worker before this one left unanswered in the slot.
+fn take_over(files: &Files, slot: &Slot<'_>, queue: BorrowedFd<'_>, alone: &Mutex<()>, answer: &mut Answer) {
+    let Some((header, _)) = wire::request(slot.request()) else { return };
+    if header.unique == slot.answered().load(Ordering::Acquire) {
+        return;
+    }
+    let blame = slot.blame().load(Ordering::Relaxed);
+    if blame >= ENOUGH_BLAME {
+        answer.error(libc::EIO);
+        answer.send(queue, header.unique);
+    } else {
+        let _alone = (blame > 0).then(|| alone.lock());
+        slot.retrying().store(1, Ordering::Relaxed);
+        answer_request(files, slot, queue, answer);
+        slot.retrying().store(0, Ordering::Relaxed);
+    }
+    slot.finish(header.unique);
+}
+
+fn answer_request(files: &Files, slot: &Slot<'_>, queue: BorrowedFd<'_>, answer: &mut Answer) {
+    let Some((header, bytes)) = wire::request(slot.request()) else { return };
+    // A panic is a bug, and the reader's answer to it is EIO; other requests go on.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        answer.clear();
+        files.answer(&header, bytes, answer)
+    }));
+    let wants_answer = outcome.unwrap_or_else(|_| {
+        answer.error(libc::EIO);
+        true
+    });
+    if wants_answer {
+        answer.send(queue, header.unique);
+    }
+    files.after(&header, bytes);
+}
+
+/// The answer to one request; its buffers are used again for the next.
+#[derive(Default)]
+pub struct Answer {
+    errno: i32,
+    /// The result of everything but READ.
+    pub bytes: Vec<u8>,
+    /// The result of READ: parts of cached blocks, sent as they are.
+    pieces: Vec<Piece>,
+}
+
+/// A part of a READ's result.
+enum Piece {
+    Bytes(Bytes),
+    Zeroes(usize),
+}
+
+/// What a hole is sent from.
+static ZEROES: [u8; 128 << 10] = [0; 128 << 10];
+
+impl Answer {
+    fn clear(&mut self) {
+        self.errno = 0;
+        self.bytes.clear();
+        self.pieces.clear();
+    }
+
+    /// The answer is this errno and nothing else.
+    pub fn error(&mut self, errno: i32) {
+        self.clear();
+        self.errno = errno;
+    }
+
+    /// Adds a fixed structure to the result.
+    pub fn put(&mut self, structure: &(impl IntoBytes + Immutable)) {
+        self.bytes.extend_from_slice(structure.as_bytes());
+    }
+
+    /// Adds bytes of a cached block to the result of a READ.
+    pub fn put_cached(&mut self, bytes: Bytes) {
+        self.pieces.push(Piece::Bytes(bytes));
+    }
+
+    /// Adds zeroes to the result of a READ.
+    pub fn put_zeroes(&mut self, mut length: usize) {
+        while length > 0 {
+            let piece = length.min(ZEROES.len());
+            self.pieces.push(Piece::Zeroes(piece));
+            length -= piece;
+        }
+    }
+
+    /// Sends it. A failure means that the request is not waited for any more: it was interrupted, answered by
+    /// the worker before this one (ENOENT), or the file system is gone, which the next read of the queue tells.
+    fn send(&mut self, queue: BorrowedFd<'_>, unique: u64) {
+        if self.errno != 0 {
+            self.bytes.clear();
+            self.pieces.clear();
+        }
+        let pieces = self.pieces.iter().map(|piece| match piece {
+            Piece::Bytes(bytes) => bytes,
+            Piece::Zeroes(length) => &ZEROES[..*length],
+        });
+        let bytes: Vec<&[u8]> = std::iter::once(self.bytes.as_slice()).chain(pieces).collect();
+        let length = bytes.iter().map(|bytes| bytes.len()).sum();
+        let header = wire::answer_header(unique, -self.errno, length);
+        let parts: Vec<IoSlice<'_>> =
+            std::iter::once(header.as_slice()).chain(bytes).map(IoSlice::new).collect();
+        let _ = rustix::io::writev(queue, &parts);
+        self.pieces.clear();
+    }
+}

@@ -1,0 +1,143 @@
+//! Mounts by descriptor: what rustix lacks or what needs more than one call.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+
+/// The path under which a mount call can name a descriptor.
+fn by_descriptor(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// What of a mount tree is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// The mount alone.
+    Mount,
+    /// The mount and all that is mounted below it.
+    Tree,
+}
+
+/// A detached copy of the mount at `path` in the current mount namespace, from `path` on.
+///
+/// # Errors
+/// ENOSYS before kernel 5.2; EINVAL when, of a copy without what is mounted below, that would uncover what a user
+/// namespace must not see.
+pub fn clone_mount(path: &std::path::Path, extent: Extent) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, extent == Extent::Tree);
+    Ok(rustix::mount::open_tree(CWD, path, flags)?)
+}
+
+/// Mounts a detached mount at the directory `target`.
+///
+/// # Errors
+/// Those of move_mount(2).
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::mount::move_mount(
+        mount,
+        "",
+        target,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )?)
+}
+
+/// Binds the file `source` on `target`.
+///
+/// # Errors
+/// Those of mount(2); EINVAL when `source` belongs to another mount namespace.
+pub fn bind_file(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::mount::mount_bind(by_descriptor(source), by_descriptor(target))?)
+}
+
+/// Makes a mount, and with `recursive` all below it, read-only, without set-user-id programs, and with `no_devices`
+/// without device files. `mount` is any descriptor of its root, opened after it was mounted.
+///
+/// # Errors
+/// Those of mount_setattr(2), or, before kernel 5.12, of mount(2) with MS_REMOUNT, which treats the topmost
+/// mount only.
+pub fn make_read_only(mount: BorrowedFd<'_>, recursive: bool, no_devices: bool) -> io::Result<()> {
+    let mut flags = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID;
+    if no_devices {
+        flags |= libc::MOUNT_ATTR_NODEV;
+    }
+    let attributes = libc::mount_attr { attr_set: flags, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let how = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a NUL-terminated empty string and the attributes are valid for the size given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            how,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::ENOSYS) {
+        return Err(error);
+    }
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID;
+    flags.set(MountFlags::NODEV, no_devices);
+    flags |= super::compat::locked_flags(mount)?;
+    Ok(rustix::mount::mount_remount(by_descriptor(mount), flags, "")?)
+}
+
+/// Opens `path` inside `root` for mounting on it, as if `root` were the root directory: links cannot lead out.
+///
+/// # Errors
+/// Those of openat2(2); see [`super::compat::open_in_root`] for kernels before 5.6.
+pub fn open_target(root: BorrowedFd<'_>, path: &std::path::Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    match rustix::fs::openat2(
+        root,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    ) {
+        Err(rustix::io::Errno::NOSYS) => super::compat::open_in_root(root, path),
+        other => Ok(other?),
+    }
+}
+
+/// Makes the directory that is the current one the root directory and takes the old root away.
+///
+/// # Errors
+/// Those of the calls; where the root is the kernel's initial ramfs, pivot_root(2) gives EINVAL and the mount is
+/// moved over it instead, as diskless cluster nodes need.
+pub fn enter_current_directory_as_root() -> io::Result<()> {
+    match rustix::process::pivot_root(".", ".") {
+        Ok(()) => {
+            // The old root is now stacked on the new one at "."; nothing of it may stay reachable.
+            rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+        }
+        Err(rustix::io::Errno::INVAL) => super::compat::move_current_directory_to_root()?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(rustix::process::chdir("/")?)
+}
+
+/// Mounts a new file system at `target`.
+///
+/// # Errors
+/// Those of mount(2).
+pub fn mount_new(kind: &str, target: &str, flags: MountFlags, data: &str) -> io::Result<()> {
+    let data = super::process::c_string(data.as_ref())?;
+    Ok(rustix::mount::mount(kind, target, kind, flags, Some(data.as_c_str()))?)
+}
+
+/// The same at a descriptor.
+///
+/// # Errors
+/// Those of mount(2).
+pub fn mount_new_at(kind: &str, target: BorrowedFd<'_>, flags: MountFlags, data: &str) -> io::Result<()> {
+    mount_new(kind, &by_descriptor(target.as_fd()), flags, data)
+}

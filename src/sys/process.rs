@@ -1,0 +1,184 @@
+//! Processes: fork, exec, descriptors, names.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// Which side of a fork this is.
+pub enum Fork {
+    /// The process that called, with the child's pid.
+    Parent(libc::pid_t),
+    /// The new process.
+    Child,
+}
+
+/// fork(2).
+///
+/// # Errors
+/// EAGAIN and ENOMEM when the user's process limit or the memory is used up.
+pub fn fork() -> io::Result<Fork> {
+    debug_assert_eq!(thread_count(), 1, "fork with threads would copy locked locks");
+    // SAFETY: fork has no memory requirements; this process has one thread, so no lock is held by another one.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// A fork whose end raises no SIGCHLD in the parent, so that a program that is executed later never learns of it.
+/// The child must do nothing but [`fork`] again and [`exit`]: libc's own notion of the thread's id is stale in it.
+///
+/// # Errors
+/// As [`fork`].
+pub fn fork_silently() -> io::Result<Fork> {
+    debug_assert_eq!(thread_count(), 1, "fork with threads would copy locked locks");
+    // SAFETY: clone without flags and with a null stack is fork without an exit signal: the child runs on a copy
+    // of this stack. The remaining pointers are unused without their flags.
+    match unsafe { libc::syscall(libc::SYS_clone, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as libc::pid_t)),
+    }
+}
+
+/// Waits for a child of either kind of fork.
+///
+/// # Errors
+/// ECHILD when the kernel has reaped it already (the caller ignores SIGCHLD).
+pub fn wait_for(pid: libc::pid_t) -> io::Result<Ended> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a valid place for the int that waitpid writes.
+        match unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } {
+            -1 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            _ if libc::WIFSIGNALED(status) => return Ok(Ended::Killed(libc::WTERMSIG(status))),
+            _ => return Ok(Ended::Exited(libc::WEXITSTATUS(status))),
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With this status.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+}
+
+/// _exit(2): ends a forked child without running the parent's exit handlers.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: _exit has no requirements.
+    unsafe { libc::_exit(status) }
+}
+
+fn thread_count() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+/// execve(2). Returns only on failure.
+pub fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |words: &[CString]| -> Vec<*const libc::c_char> {
+        words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: `program` and every element of both arrays is NUL-terminated and lives in the caller's slices until
+    // execve returns; both arrays end with a null pointer.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// A word for [`execve`].
+///
+/// # Errors
+/// A NUL byte inside the word.
+pub fn c_string(word: &OsStr) -> io::Result<CString> {
+    CString::new(word.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Closes every descriptor but those of `keep`, those below 3 included.
+///
+/// # Errors
+/// What /proc/self/fd gives on kernels before 5.9, where close_range(2) is missing.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep {
+        if fd > first {
+            close_range(first as u32, (fd - 1) as u32)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first as u32, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: close_range takes no pointers. That no owned descriptor of this process lies in the range is the
+    // point of the only caller: a forked server drops what it inherited and uses nothing of it any more.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let fd = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        if let Some(fd) = fd.filter(|fd| (first..=last).contains(fd)) {
+            // SAFETY: as above; closing the directory's own descriptor twice gives EBADF.
+            unsafe { libc::close(fd as RawFd) };
+        }
+    }
+    Ok(())
+}
+
+/// The name that ps and /proc show for this thread (15 bytes at most).
+pub fn set_name(name: &CStr) {
+    // SAFETY: PR_SET_NAME reads a NUL-terminated string; it cannot fail with a valid pointer.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Lets this process run on every processor of its cpuset, whatever affinity it inherited.
+pub fn widen_affinity() {
+    let all = [!0_u64; 1024 / 64];
+    // SAFETY: the mask is valid for the length given. The kernel intersects it with the cpuset; failure leaves the
+    // inherited mask, with which the server is slower but right.
+    unsafe { libc::sched_setaffinity(0, size_of_val(&all), all.as_ptr().cast()) };
+}
+
+/// Keeps the allocator of a long-lived server small and its blocks reused: buffers of a data block (128 KiB and
+/// more) would else be mapped and unmapped, page by page, for every block that is decoded.
+pub fn tune_allocator() {
+    // SAFETY: mallopt takes two integers and only changes parameters of later allocations.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 8 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 8 << 20);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+/// Programs started from here on gain no privileges by set-user-id bits or file capabilities.
+///
+/// # Errors
+/// None on kernels since 3.5.
+pub fn set_no_new_privileges() -> io::Result<()> {
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes integers only.
+    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether a child that was not waited for yet still runs.
+pub fn is_alive(pid: libc::pid_t) -> bool {
+    // SAFETY: WNOWAIT leaves the child as it is; zeroes are a valid siginfo_t, which the kernel fills.
+    unsafe {
+        let mut facts: libc::siginfo_t = std::mem::zeroed();
+        let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut facts, how) == 0 && facts.si_pid() == 0
+    }
+}
