@@ -10,6 +10,8 @@ pub mod explain;
 pub mod ids;
 pub mod mounts;
 pub mod process;
+pub mod shell;
+pub mod sourced;
 pub mod target;
 
 use std::ffi::OsString;
@@ -230,7 +232,14 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
     let mounts = mounts::plan_mounts(request, host, config, &mut view)?;
     let cwd = process::working_directories(request, host, &mut view)?;
     let argv = process::plan_argv(request, host, &mut view)?;
-    let env = env::compose(request, host, &env::Facts { cwd: &cwd[0], asked: &mounts.asked }, image)?;
+    let start = cwd.first().map_or(Path::new("/"), PathBuf::as_path);
+    let facts = env::Facts {
+        cwd: start,
+        asked: &mounts.asked,
+        program: argv.first().map_or("".as_ref(), |word| word),
+    };
+    let env::Environment { variables: env, shell } = env::compose(request, host, &facts, &mut view)?;
+    let argv = shell.into_iter().chain(argv).collect();
     Ok(RunPlan {
         root: request.root.clone(),
         ids: ids::id_map(host),

@@ -1,0 +1,137 @@
+//! The environment made by the image's own shell, when its scripts do more than assign.
+//!
+//! The program is started as `/bin/sh -c SCRIPT sh PROGRAM...`, and SCRIPT takes the steps of
+//! [`super::env`], then becomes the program. The host's values travel as variables (`SKIFF_HOST_NAME`) and
+//! not in the script: one argument is limited to 128 KiB, and a value may be anything.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use super::env::{BASE_SCRIPT, DEFAULT_PATH, Environment, Ingredients, USUAL_PROMPTS, is_docker};
+
+/// Where the host's values wait until the image's scripts have run.
+const WAITING: &[u8] = b"SKIFF_HOST_";
+
+/// The environment and the words that start the image's shell. `place` says why, in a comment.
+pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
+    let mut script = Vec::new();
+    let mut line = |parts: &[&[u8]]| {
+        script.extend(parts.concat());
+        script.push(b'\n');
+    };
+    line(&[b"# ", place.replace('\n', " ").as_bytes()]);
+    let complete = format!(
+        "for d in {}; do case \":$PATH:\" in *\":$d:\"*) ;; *) PATH=\"${{PATH:+$PATH:}}$d\";; esac; done; \
+         unset d; export PATH",
+        DEFAULT_PATH.replace(':', " ")
+    );
+    // The shell has a PATH of its own, which no script of the image is meant to see.
+    line(&[b"unset PATH OLDPWD"]);
+    let mut overridden = false;
+    for (path, _) in &from.scripts {
+        let file = path.file_name().unwrap_or_default();
+        if file == "90-environment.sh" {
+            line(&[b"[ -n \"${PATH+x}\" ] || export PATH=", DEFAULT_PATH.as_bytes()]);
+        }
+        line(&[b". ", &single_quoted(path.as_os_str().as_bytes())]);
+        if is_docker(path) || path == Path::new("/environment") {
+            line(&[complete.as_bytes()]);
+        }
+        if file == BASE_SCRIPT {
+            overrides(from, &mut line);
+            overridden = true;
+        }
+    }
+    if !overridden {
+        overrides(from, &mut line);
+    }
+    edit_paths(&mut line);
+    for name in from.host.keys() {
+        let asked = from.overrides.iter().any(|given| given.name == *name);
+        let unset = [b"if [ -z \"${", name.as_slice(), b"+x}\" ]; then export "].concat();
+        line(&[&unset, name, b"=\"$", WAITING, name, b"\""]);
+        if !asked {
+            line(&[b"elif [ -z \"$", name, b"\" ]; then unset ", name]);
+        }
+        line(&[b"fi; unset ", WAITING, name]);
+    }
+    for (name, value) in &from.names {
+        line(&[b"export ", name, b"=", &single_quoted(value)]);
+    }
+    if let Some(prompt) = &from.prompt {
+        let usual = USUAL_PROMPTS.map(|prompt| format!("'{prompt}'")).join("|");
+        let export = [b"export PS1=".as_slice(), &single_quoted(prompt)].concat();
+        line(&[b"case \"${PS1:-}\" in ''|", usual.as_bytes(), b") ", &export, b";; esac"]);
+    }
+    line(&[b"exec \"$@\""]);
+    let names = from.start.iter().chain(&from.names).cloned();
+    let waiting = from.host.iter().map(|(name, value)| ([WAITING, name].concat(), value.clone()));
+    let variables =
+        names.chain(waiting).map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)));
+    Environment {
+        variables: variables.collect(),
+        shell: vec!["/bin/sh".into(), "-c".into(), OsString::from_vec(script), "sh".into()],
+    }
+}
+
+fn overrides(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
+    for given in &from.overrides {
+        let libraries = given.name == b"LD_LIBRARY_PATH" && !given.value.is_empty();
+        let more: &[u8] = if libraries { b":/.singularity.d/libs" } else { b"" };
+        let value = if from.evaluate { double_quoted(&given.value) } else { single_quoted(&given.value) };
+        line(&[b"export ", &given.name, b"=", &value, more]);
+    }
+}
+
+/// What [`super::env`] does when the image's last script has not taken the edits.
+fn edit_paths(line: &mut impl FnMut(&[&[u8]])) {
+    for (edit, target, value) in [
+        ("SING_USER_DEFINED_PREPEND_PATH", "PATH", "$edit${PATH:+:$PATH}"),
+        ("SING_USER_DEFINED_APPEND_PATH", "PATH", "${PATH:+$PATH:}$edit"),
+        ("PREPEND_LD_LIBRARY_PATH", "LD_LIBRARY_PATH", "$edit${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"),
+        ("APPEND_LD_LIBRARY_PATH", "LD_LIBRARY_PATH", "${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$edit"),
+        ("SING_USER_DEFINED_PATH", "PATH", "$edit"),
+    ] {
+        let value = value.replace("$edit", &format!("${edit}"));
+        let default =
+            if target == "PATH" { format!(": \"${{PATH:={DEFAULT_PATH}}}\"; ") } else { String::new() };
+        let text = format!(
+            "if [ -n \"${{{edit}:-}}\" ]; then {default}export {target}=\"{value}\"; fi; unset {edit}"
+        );
+        line(&[text.as_bytes()]);
+    }
+}
+
+/// Text that a shell takes as it is.
+fn single_quoted(text: &[u8]) -> Vec<u8> {
+    let mut out = vec![b'\''];
+    for byte in text {
+        if *byte == b'\'' {
+            out.extend_from_slice(b"'\\''");
+        } else {
+            out.push(*byte);
+        }
+    }
+    out.push(b'\'');
+    out
+}
+
+/// Text that a shell expands, as one word; its own double quotes are literal.
+fn double_quoted(text: &[u8]) -> Vec<u8> {
+    let mut out = vec![b'"'];
+    let mut bytes = text.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => match bytes.next() {
+                Some(next) => out.extend_from_slice(&[b'\\', next]),
+                // It would take the closing quote away.
+                None => out.extend_from_slice(b"\\\\"),
+            },
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+    out
+}
