@@ -369,3 +369,142 @@ fn images_of_every_layout_are_equal_to_their_tree() {
         check(&format!("-comp lz4 {arguments}"));
     }
 }
+
+/// A tree whose image is small and has everything: fragments, blocks, a hole, an index, xattrs, devices.
+fn make_small_tree(root: &Path) {
+    let at = |name: &str| root.join(name);
+    fs::create_dir_all(at("a/b")).unwrap();
+    fs::create_dir(at("large")).unwrap();
+    for number in 0..600 {
+        fs::write(at("large").join(format!("{number:03}-{}", "name".repeat(8))), b"").unwrap();
+    }
+    fs::write(at("a/blocks"), noise(1, 14_000)).unwrap();
+    fs::write(at("a/tail"), noise(2, 700)).unwrap();
+    File::create(at("a/hole")).unwrap().set_len(50_000).unwrap();
+    fs::hard_link(at("a/tail"), at("a/b/again")).unwrap();
+    symlink("../a", at("a/b/link")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("a/fifo"), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    for name in ["a", "a/tail", "a/hole"] {
+        try_xattr(&at(name), "user.one", &noise(5, 200));
+        try_xattr(&at(name), "user.two", name.as_bytes());
+    }
+}
+
+/// Everything that can be asked of an image, errors ignored. A walk stops at its first error, and a damaged
+/// directory would hide the rest: inodes are also tried by number and at every other place.
+fn exercise(bytes: &[u8]) {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+    let source = Source::whole(Arc::new(file)).unwrap();
+    let options = OpenOptions { data_cache_bytes: 1 << 20, meta_cache_bytes: 1 << 18, inode_cache: 64 };
+    let Ok(image) = Squashfs::open(source, options) else { return };
+    let mut budget = 64 << 20;
+    let _damaged = image.walk(&mut |_, inode| {
+        touch(&image, inode, &mut budget);
+        Ok(())
+    });
+    for number in 0..40 {
+        if let Ok(Some(reference)) = image.inode_by_number(number)
+            && let Ok(inode) = image.inode(reference)
+        {
+            touch(&image, &inode, &mut budget);
+        }
+    }
+    let _damaged = image.resolve(Path::new("/a/b/link/b/link/tail"));
+    let _damaged = image.compressor_options();
+    let _damaged = image.prefetch_fragment(0);
+}
+
+fn touch(image: &Squashfs, inode: &Inode, budget: &mut u64) {
+    let _damaged = image.xattrs(inode);
+    let _damaged = image.xattr(inode, b"user.two");
+    let _damaged = image.lookup(inode, b"300-namenamenamenamenamenamenamename");
+    let _damaged = image.read_dir(inode, 12_345 << 9 | 3, &mut |_| ControlFlow::Continue(()));
+    for index in (0..inode.block_count().min(8)).chain(inode.block_count().checked_sub(1)) {
+        if *budget > 0
+            && let Ok(block) = image.block(inode, index)
+        {
+            *budget = budget.saturating_sub(block.len() as u64);
+        }
+    }
+    let mut buf = [0; 5000];
+    let _damaged = image.read(inode, inode.size.saturating_sub(3000), &mut buf);
+}
+
+const CHILD: &str = "SKIFF_TEST_DAMAGED_IMAGES";
+
+#[test]
+fn damaged_images_give_errors_and_never_a_panic_a_hang_or_much_memory() {
+    if std::env::var_os(CHILD).is_some() {
+        return damage_images();
+    }
+    // In a process of its own, whose memory can be limited: an allocation beyond is the end of it.
+    let done = Command::new("timeout")
+        .arg("200")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "reader::damaged_images_give_errors_and_never_a_panic_a_hang_or_much_memory"])
+        .args(["--test-threads", "1", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        done.status.success() && said.contains("images damaged"),
+        "{said}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}
+
+/// Memory of this process that counts for `RLIMIT_DATA`, in bytes.
+fn data_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmData:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+fn damage_images() {
+    let place = scratch();
+    let tree = place.path().join("tree");
+    make_small_tree(&tree);
+    let mut images = Vec::new();
+    for arguments in ["gzip", "lzo", "lz4", "xz", "zstd", "gzip -noI -noX -noId -noF", "zstd -no-fragments"] {
+        let image = place.path().join("image");
+        mksquashfs(&tree, &image, &format!("-b 4K -nopad -comp {arguments}"));
+        images.push(fs::read(&image).unwrap());
+    }
+    let limit = rustix::process::Rlimit { current: Some(data_bytes() + (64 << 20)), maximum: None };
+    rustix::process::setrlimit(rustix::process::Resource::Data, limit).unwrap();
+    let mut state = 1u64;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut count = 0;
+    for image in &images {
+        exercise(image);
+        for part in 0..120 {
+            exercise(&image[..image.len() * part / 120]);
+            count += 1;
+        }
+        for round in 0..700 {
+            let mut damaged = image.clone();
+            // The superblock and the tables at the end are where it hurts; the rest is data.
+            for _ in 0..1 + random(4) {
+                let at = match round % 3 {
+                    0 => random(96),
+                    1 => image.len() - 1 - random(image.len() / 3),
+                    _ => random(image.len()),
+                };
+                damaged[at] = match random(4) {
+                    0 => 0,
+                    1 => 0xff,
+                    2 => damaged[at] ^ 1 << random(8),
+                    _ => random(256) as u8,
+                };
+            }
+            exercise(&damaged);
+            count += 1;
+        }
+    }
+    println!("{count} images damaged");
+}

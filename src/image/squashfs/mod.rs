@@ -21,6 +21,7 @@ mod dir;
 mod inode;
 mod meta;
 mod superblock;
+mod walk;
 mod xattr;
 
 pub use codec::Compressor;
