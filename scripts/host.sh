@@ -60,3 +60,94 @@ as_user() {
   env -i HOME="$home" USER="$user" LOGNAME="$user" LANG=C.UTF-8 PATH="$PATH" \
     setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups -- "$@"
 }
+
+# packages GROUP...: installs what the groups need and this machine lacks. Groups:
+#   build   a C compiler and what the dependencies' C parts want
+#   image   mmdebstrap and the keys to make a Debian root file system
+#   test    what the tests and the interchange run beside skiff
+packages() {
+  local group list=() wanted=() name
+  if command -v apt-get >/dev/null; then
+    for group; do
+      case $group in
+        build) list+=(gcc libc6-dev make pkg-config ca-certificates curl git) ;;
+        image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
+        test) list+=(libsquashfs-dev libclang-dev busybox-static squashfs-tools attr util-linux passwd python3) ;;
+      esac
+    done
+    for name in "${list[@]}"; do
+      [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || wanted+=("$name")
+    done
+    [ ${#wanted[@]} -gt 0 ] || return 0
+    say "installing ${wanted[*]}"
+    as_root apt-get update -q >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${wanted[@]}" >/dev/null
+  elif command -v dnf >/dev/null; then
+    # mmdebstrap, busybox and squashfs-tools-ng are in Fedora, and in EPEL for the EL family.
+    if ! rpm -q fedora-release-common epel-release >/dev/null 2>&1 && ! rpm -q epel-release >/dev/null 2>&1; then
+      rpm -q fedora-release-common >/dev/null 2>&1 || as_root dnf install -y -q epel-release
+    fi
+    for group; do
+      case $group in
+        build) list+=(gcc glibc-devel make pkgconf-pkg-config ca-certificates curl git) ;;
+        image) list+=(mmdebstrap debian-keyring shadow-utils util-linux python3) ;;
+        test) list+=(squashfs-tools-ng-devel clang-devel busybox squashfs-tools attr util-linux glibc-static python3) ;;
+      esac
+    done
+    for name in "${list[@]}"; do
+      rpm -q "$name" >/dev/null 2>&1 || wanted+=("$name")
+    done
+    [ ${#wanted[@]} -gt 0 ] || return 0
+    say "installing ${wanted[*]}"
+    as_root dnf install -y -q "${wanted[@]}"
+  else
+    say "neither apt-get nor dnf: install by hand what is missing"
+  fi
+}
+
+# A command as root: by itself, or by sudo; a clear end where there is neither.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    die "must be root, or have sudo, for: $*"
+  fi
+}
+
+# A Rust compiler that is new enough: the one that is there, else rustup's, else rustup itself first.
+rust() {
+  local wanted have
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
+  [ ! -r "${CARGO_HOME:-$HOME/.cargo}/env" ] || . "${CARGO_HOME:-$HOME/.cargo}/env"
+  have=$(cargo --version 2>/dev/null | cut -d' ' -f2) || true
+  if [ -n "$have" ] && [ "$(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1)" = "$wanted" ]; then
+    return
+  fi
+  if ! command -v rustup >/dev/null; then
+    say "installing the Rust toolchain with rustup, for $(id -un)"
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+      sh -s -- -y --profile minimal --component clippy,rustfmt --default-toolchain stable >&2
+    . "${CARGO_HOME:-$HOME/.cargo}/env"
+  fi
+  have=$(cargo --version 2>/dev/null | cut -d' ' -f2) || true
+  if [ "$(printf '%s\n' "$wanted" "${have:-0}" | sort -V | head -n 1)" != "$wanted" ]; then
+    say "updating Rust ${have:-none} to the stable one ($wanted or newer is needed)"
+    rustup update --no-self-update stable >&2
+    rustup default stable >&2
+  fi
+}
+
+# What containers need of the machine and root can give. An ordinary host has all of it already.
+allow_containers() {
+  if [ ! -e /dev/fuse ] && [ "$(id -u)" = 0 ]; then
+    modprobe fuse 2>/dev/null || true
+    [ -e /dev/fuse ] || mknod -m 666 /dev/fuse c 10 229
+  fi
+  if [ "$(id -u)" = 0 ] && [ "$(stat -c %a /dev/fuse)" != 666 ]; then
+    say "/dev/fuse is closed to users; opening it (chmod 666), as udev does on ordinary hosts"
+    chmod 666 /dev/fuse
+  fi
+  [ -w /dev/fuse ] || say "/dev/fuse cannot be opened by $(id -un): images will be unpacked instead of mounted"
+}

@@ -1,0 +1,365 @@
+"""The measuring half of scripts/bench. It runs in the peers' root file system as root, in a mount namespace of its
+own: root mounts the kernel's squashfs and watches processes; every timed command runs as the ordinary user.
+
+A row is a list of contestants; each round runs each of them once. A contestant is (name, before, run, after):
+`before` and `after` as root (or None), `run` in a process of the ordinary user, giving {metric: number}."""
+
+import glob
+import json
+import os
+import platform
+import pwd
+import resource
+import select
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+ORDER = json.loads(sys.argv[1])
+TREES, WORK = ORDER["trees"], ORDER["work"]
+USER = pwd.getpwnam(ORDER["user"])
+SKIFF = f"{WORK}/bin/skiff"
+MOUNT = f"{WORK}/mount"
+RUNTIME = f"/run/user/{USER.pw_uid}"
+# Leaves with its last container, so that the next round finds none.
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": USER.pw_dir, "USER": USER.pw_name, "LANG": "C.UTF-8",
+               "LOGNAME": USER.pw_name, "XDG_RUNTIME_DIR": RUNTIME, "SKIFF_LINGER": "0"}
+WITH_SKIFF = not ORDER["peers_only"]
+SQUASHFS = ["-comp", "zstd", "-Xcompression-level", "3", "-b", "128K", "-processors", "2"]
+QUIET = ["-noappend", "-quiet", "-no-progress"]
+
+
+def log(text):
+    print(f"measure: {text}", file=sys.stderr, flush=True)
+
+
+def as_user(function):
+    """What `function` gives, called in a child process that is the ordinary user."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(USER.pw_gid)
+            os.setuid(USER.pw_uid)
+            os.chdir(WORK)
+            os.write(writer, json.dumps(function()).encode())
+            status = 0
+        except BaseException as error:
+            log(f"{type(error).__name__}: {error}")
+        os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit("measure: a measurement failed")
+    return json.loads(text)
+
+
+def start(command, **more):
+    """A process of the ordinary user that is not timed."""
+    return subprocess.Popen(command, env=ENVIRONMENT, cwd=WORK, user=USER.pw_uid, group=USER.pw_gid, extra_groups=[],
+                            **more)
+
+
+def do(command):
+    """The same, to its end."""
+    if start(command, stdout=subprocess.DEVNULL).wait() != 0:
+        sys.exit(f"measure: {' '.join(command)} failed")
+
+
+def timed(command):
+    """Seconds from spawn to exit and the memory of a command. posix_spawn: no copy of this process's page tables."""
+    null = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)]
+    path = shutil.which(command[0], path=ENVIRONMENT["PATH"]) or command[0]
+    begin = time.perf_counter()
+    child = os.posix_spawn(path, command, ENVIRONMENT, file_actions=null)
+    _, status, usage = os.wait4(child, 0)
+    seconds = time.perf_counter() - begin
+    if status:
+        raise RuntimeError(f"{' '.join(command)}: status {status}")
+    return {"seconds": seconds, "kib": usage.ru_maxrss}
+
+
+def phases(command, names):
+    """Runs a command that writes a line of seconds for each of its phases to standard error, last of all."""
+    done = subprocess.run(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True)
+    lines = done.stderr.split("\n")[:-1][-len(names):]
+    if done.returncode or len(lines) != len(names):
+        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}: {done.stderr}")
+    return {name: float(line) for name, line in zip(names, lines)}
+
+
+def servers():
+    """The processes that run skiff's own program: image servers, and containers that have not begun yet."""
+    found, ours = [], os.stat(SKIFF)
+    for path in glob.glob("/proc/[0-9]*/exe"):
+        try:
+            if os.path.samestat(os.stat(path), ours):
+                found.append(int(path.split("/")[2]))
+        except OSError:
+            pass
+    return found
+
+
+def wait_for_servers():
+    """Waits until the servers have left; a fresh server is what the next round is about."""
+    for pid in servers():
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            continue
+        if not select.select([handle], [], [], 60)[0]:
+            sys.exit(f"measure: the server {pid} does not leave")
+        os.close(handle)
+
+
+def proportional_kib(pids):
+    """Memory of processes together, shared pages counted once."""
+    total = 0
+    for pid in pids:
+        for line in open(f"/proc/{pid}/smaps_rollup"):
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total
+
+
+def hold(image):
+    """A container that lives until its standard input ends."""
+    holder = start([SKIFF, "exec", image, "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    if holder.stdout.read(1) != b"\n":
+        sys.exit("measure: a container does not start")
+    return holder
+
+
+def release(holder):
+    holder.stdin.close()
+    if holder.wait() != 0:
+        sys.exit("measure: a container failed")
+
+
+def contest(rounds, contestants):
+    """Runs the rounds; gives {contestant: {metric: [a number a round]}}."""
+    table = {}
+    if not WITH_SKIFF:
+        contestants = [one for one in contestants if not one[0].startswith("skiff")]
+    for _ in range(rounds):
+        for name, before, run, after in contestants:
+            if before:
+                before()
+            sample = as_user(run)
+            if after:
+                after()
+            for metric, value in sample.items():
+                table.setdefault(name, {}).setdefault(metric, []).append(value)
+    return table
+
+
+# Images
+
+def image(tree, ending):
+    """An image of a tree, made once: .sqfs by mksquashfs, .sif by skiff (by Apptainer when skiff is left out)."""
+    version = f"-{os.stat(SKIFF).st_mtime_ns}" if ending == "sif" and WITH_SKIFF else ""
+    path = f"{WORK}/{tree}{version}.{ending}"
+    if not os.path.exists(path):
+        log(f"making {path}")
+        for old in glob.glob(f"{WORK}/{tree}-*.{ending}"):
+            os.remove(old)
+        if ending == "sqfs":
+            command = ["mksquashfs", f"{TREES}/{tree}", f"{path}.part", *SQUASHFS, *QUIET]
+        elif WITH_SKIFF:
+            command = [SKIFF, "build", f"{path}.part", f"{TREES}/{tree}"]
+        else:
+            arguments = " ".join(SQUASHFS)
+            command = ["apptainer", "build", "--mksquashfs-args", arguments, f"{path}.part", f"{TREES}/{tree}"]
+        do(command)
+        os.rename(f"{path}.part", path)
+    with open(path, "rb") as file:
+        while file.read(1 << 20):
+            pass
+    return path
+
+
+# Rows
+
+def row_first(rounds):
+    sif, squashfs = image("small", "sif"), image("small", "sqfs")
+    return contest(rounds, [
+        ("skiff", wait_for_servers, lambda: timed([SKIFF, "exec", sif, "/bin/true"]), None),
+        ("apptainer", None, lambda: timed(["apptainer", "exec", sif, "/bin/true"]), None),
+        ("ch-run", None, lambda: timed(["ch-run", squashfs, "--", "/bin/true"]), None),
+    ])
+
+
+def row_again(rounds):
+    sif = image("small", "sif")
+    bwrap = ["bwrap", "--bind", f"{TREES}/small", "/", "--dev-bind", "/dev", "/dev", "--bind", "/proc", "/proc",
+             "--bind", "/sys", "/sys", "--bind", "/tmp", "/tmp", "--bind", USER.pw_dir, USER.pw_dir, "/bin/true"]
+    holder = hold(sif) if WITH_SKIFF else None
+    table = contest(rounds, [
+        ("skiff", None, lambda: timed([SKIFF, "exec", sif, "/bin/true"]), None),
+        ("bwrap", None, lambda: timed(bwrap), None),
+    ])
+    if holder:
+        release(holder)
+    return table
+
+
+def row_many(rounds):
+    if not WITH_SKIFF:
+        return {}
+    sif = image("small", "sif")
+    wait_for_servers()
+    holders = [hold(sif) for _ in range(64)]
+    standing = servers()
+    table = {"servers": [len(standing)], "kib": [proportional_kib(standing)]}
+    for holder in holders:
+        release(holder)
+    wait_for_servers()
+    # All at once, with no server standing: the first ones race for it.
+    count = 128 if ORDER["quick"] else 1000
+    run = lambda _: start([SKIFF, "exec", sif, "/bin/true"]).wait()
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(64) as pool:
+        failures = sum(status != 0 for status in pool.map(run, range(count)))
+    table.update({"failures": [failures], "seconds_each": [(time.perf_counter() - begin) / count]})
+    return {"skiff": table}
+
+
+def readers(rounds, tree, script, names):
+    """The same script in the root of an image, shown by skiff, squashfuse_ll and the kernel."""
+    squashfs = image(tree, "sqfs")
+    script = "TIMEFORMAT=%R\n" + script
+
+    def in_mount():
+        return phases(["bash", "-c", f"cd {MOUNT} || exit 1\n{script}"], names)
+
+    def squashfuse():
+        subprocess.run(["squashfuse_ll", squashfs, MOUNT], env=ENVIRONMENT, check=True)
+        try:
+            return in_mount()
+        finally:
+            subprocess.run(["fusermount3", "-u", MOUNT], env=ENVIRONMENT, check=True)
+
+    return contest(rounds, [
+        ("skiff", wait_for_servers, lambda: phases([SKIFF, "exec", squashfs, "bash", "-c", f"cd /\n{script}"], names), None),
+        ("squashfuse_ll", None, squashfuse, None),
+        ("kernel", lambda: subprocess.run(["mount", "-t", "squashfs", "-o", "loop,ro", squashfs, MOUNT], check=True),
+         in_mount, lambda: subprocess.run(["umount", MOUNT], check=True)),
+    ])
+
+
+def row_find(rounds):
+    walk = "time find . -xdev -ls >/dev/null\n"
+    return readers(rounds, "py", walk + walk, ["cold", "warm"])
+
+
+def row_tar(rounds):
+    # Through a pipe: tar reads nothing when it sees that its output is /dev/null.
+    return readers(rounds, "py", "time tar -c --one-file-system -f - . | cat >/dev/null\n", ["tar"])
+
+
+def row_read(rounds):
+    return readers(rounds, "py", "time find . -xdev -type f -print0 | xargs -0 -n 200 -P 2 cat >/dev/null\n", ["read"])
+
+
+def row_sequential(rounds):
+    return readers(rounds, "big", "time cat big.data >/dev/null\n", ["read"])
+
+
+def row_pack(rounds):
+    tree, out = f"{TREES}/py", f"{WORK}/packed"
+
+    def pack(*command):
+        return lambda: {**timed(list(command)), "bytes": os.path.getsize(out)}
+
+    def clear():
+        if os.path.exists(out):
+            os.remove(out)
+        # Nobody pays for what the one before has left to be written.
+        os.sync()
+
+    table = contest(rounds, [
+        ("skiff", clear, pack(SKIFF, "build", "--compression", "zstd", "--level", "3", "--block-size", "128K",
+                              "--threads", "2", out, tree), None),
+        ("mksquashfs", clear, pack("mksquashfs", tree, out, *SQUASHFS, *QUIET), None),
+        ("gensquashfs", clear, pack("gensquashfs", "-D", tree, "-c", "zstd", "-X", "level=3", "-b", "131072", "-j", "2",
+                                    "-k", "-x", "-q", "-f", out), None),
+    ])
+    clear()
+    return table
+
+
+def row_million(rounds):
+    if not WITH_SKIFF:
+        return {}
+    small, million = image("small", "sif"), image("million", "sif")
+    table = contest(rounds, [
+        ("skiff", wait_for_servers, lambda: timed([SKIFF, "exec", million, "/bin/true"]), None),
+        ("skiff, small image", wait_for_servers, lambda: timed([SKIFF, "exec", small, "/bin/true"]), None),
+    ])
+    wait_for_servers()
+    holder = hold(million)
+    counted = subprocess.run([SKIFF, "exec", million, "sh", "-c", "find /data -ls | wc -l"], env=ENVIRONMENT, cwd=WORK,
+                             user=USER.pw_uid, group=USER.pw_gid, extra_groups=[], stdout=subprocess.PIPE, check=True)
+    assert int(counted.stdout) == 1001001, counted.stdout
+    table["skiff"]["kib_after_walk"] = [proportional_kib(servers())]
+    release(holder)
+    return table
+
+
+# The row, its rounds, its rounds with --quick.
+ROWS = [(row_first, 30, 5), (row_again, 60, 10), (row_many, 1, 1), (row_find, 5, 1), (row_tar, 3, 1), (row_read, 3, 1),
+        (row_sequential, 5, 1), (row_pack, 5, 1), (row_million, 20, 3)]
+
+
+def version(*command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.stdout.strip().split("\n")[0]
+
+
+def machine():
+    """What the figures were measured on."""
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    config = []
+    if os.path.exists("/proc/config.gz"):
+        lines = subprocess.run(["zcat", "/proc/config.gz"], stdout=subprocess.PIPE, text=True).stdout.split("\n")
+        config = [line for line in lines if line.startswith("CONFIG_SQUASHFS_") and line.endswith("=y")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return {
+        "cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_mib": memory, "kernel": platform.release(),
+        "squashfs_config": config, "load_before": os.getloadavg()[0],
+        "versions": {
+            "skiff": version(SKIFF, "--version") if WITH_SKIFF else "left out",
+            "apptainer": version("apptainer", "--version"), "ch-run": version("ch-run", "--version"),
+            "squashfuse_ll": version("squashfuse_ll", "--help"), "bwrap": version("bwrap", "--version"),
+            "mksquashfs": version("mksquashfs", "-version"), "gensquashfs": version("gensquashfs", "--version"),
+        },
+    }
+
+
+def main():
+    os.umask(0o022)
+    for path, mode in [(MOUNT, 0o755), (RUNTIME, 0o700)]:
+        os.makedirs(path, exist_ok=True)
+        os.chown(path, USER.pw_uid, USER.pw_gid)
+        os.chmod(path, mode)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    unknown = set(ORDER["rows"]) - {row.__name__[4:] for row, _, _ in ROWS}
+    if unknown:
+        sys.exit(f"measure: no row is called {', '.join(sorted(unknown))}")
+    raw = {"date": time.strftime("%Y-%m-%d"), "quick": ORDER["quick"], "machine": machine(), "rows": {}}
+    for row, rounds, quick in ROWS:
+        name = row.__name__[4:]
+        if not ORDER["rows"] or name in ORDER["rows"]:
+            log(name)
+            raw["rows"][name] = row(quick if ORDER["quick"] else rounds)
+    with open(ORDER["result"], "w") as file:
+        json.dump(raw, file, indent=1)
+
+
+main()
