@@ -10,28 +10,28 @@ die() {
   exit 1
 }
 
-# The Debian mirror that this host's own apt uses. Ubuntu's mirrors carry no Debian: there, and without apt,
-# SKIFF_DEBIAN_MIRROR must name one.
+# The Debian mirror that this host's own apt uses, or the one SKIFF_DEBIAN_MIRROR names; nothing where there is
+# neither (Ubuntu's mirrors carry no Debian).
 debian_mirror() {
-  local mirror=${SKIFF_DEBIAN_MIRROR-}
-  if [ -z "$mirror" ] && command -v apt-cache >/dev/null; then
-    mirror=$(apt-cache policy | awk '
-      $1 ~ /^[0-9]+$/ && $2 ~ /^https?:/ && $2 ~ /\/debian\/?$/ { print $2; exit }')
+  if [ -n "${SKIFF_DEBIAN_MIRROR-}" ]; then
+    echo "$SKIFF_DEBIAN_MIRROR"
+  elif command -v apt-cache >/dev/null; then
+    apt-cache policy | awk '$1 ~ /^[0-9]+$/ && $2 ~ /^https?:/ && $2 ~ /\/debian\/?$/ { print $2; exit }'
   fi
-  [ -n "$mirror" ] || return 1
-  echo "$mirror"
 }
 
-# debian_root DIR.TAR|DIR PACKAGES: a Debian trixie root file system, minimal but for PACKAGES (comma separated).
+# debian_root DIR PACKAGES: a Debian trixie root file system, minimal but for PACKAGES (comma separated).
 debian_root() {
   local target=$1 packages=${2-} mirror
-  mirror=$(debian_mirror) || die "no Debian mirror in apt's sources; set SKIFF_DEBIAN_MIRROR to one"
-  local key=/usr/share/keyrings/debian-archive-keyring.gpg
+  mirror=$(debian_mirror)
   # A mirror may be a snapshot whose Release file has run out.
   local options=(--variant=minbase --aptopt='Acquire::Check-Valid-Until "false"')
   [ -z "$packages" ] || options+=(--include="$packages")
   [ "$(id -u)" = 0 ] || options+=(--mode=unshare)
-  mmdebstrap "${options[@]}" trixie "$target" "deb [signed-by=$key] $mirror trixie main"
+  # Without a mirror, mmdebstrap takes Debian's own.
+  local sources=()
+  [ -z "$mirror" ] || sources=("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main")
+  mmdebstrap "${options[@]}" trixie "$target" "${sources[@]}"
 }
 
 # The name of the ordinary user to test and measure as: the caller when not root, else SKIFF_USER, else the
@@ -84,9 +84,8 @@ packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${wanted[@]}" >/dev/null
   elif command -v dnf >/dev/null; then
     # mmdebstrap, busybox and squashfs-tools-ng are in Fedora, and in EPEL for the EL family.
-    if ! rpm -q fedora-release-common epel-release >/dev/null 2>&1 && ! rpm -q epel-release >/dev/null 2>&1; then
-      rpm -q fedora-release-common >/dev/null 2>&1 || as_root dnf install -y -q epel-release
-    fi
+    rpm -q fedora-release-common >/dev/null 2>&1 || rpm -q epel-release >/dev/null 2>&1 ||
+      as_root dnf install -y -q epel-release
     for group; do
       case $group in
         build) list+=(gcc glibc-devel make pkgconf-pkg-config ca-certificates curl git) ;;
@@ -148,6 +147,11 @@ allow_containers() {
   if [ "$(id -u)" = 0 ] && [ "$(stat -c %a /dev/fuse)" != 666 ]; then
     say "/dev/fuse is closed to users; opening it (chmod 666), as udev does on ordinary hosts"
     chmod 666 /dev/fuse
+  fi
+  local apparmor=/proc/sys/kernel/apparmor_restrict_unprivileged_userns
+  if [ "$(cat "$apparmor" 2>/dev/null)" = 1 ] && [ "$(id -u)" = 0 ]; then
+    say "AppArmor forbids user namespaces to users; allowing them until the next boot ($apparmor)"
+    echo 0 >"$apparmor"
   fi
   [ -w /dev/fuse ] || say "/dev/fuse cannot be opened by $(id -un): images will be unpacked instead of mounted"
 }
