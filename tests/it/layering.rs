@@ -24,8 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("trust", &["image", "error"]),
     ("oci", &["pack", "error"]),
     ("plan", &["cli", "host", "config", "image", "error"]),
-    // `image` only as the opened file that it hands on to the server.
-    ("launch", &["plan", "serve", "image", "sys", "error"]),
+    ("launch", &["plan", "serve", "sys", "error"]),
     ("build", &["plan", "launch", "pack", "image", "oci", "host", "config", "error"]),
     ("commands", &["*"]),
     ("main", &["*"]),
