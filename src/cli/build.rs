@@ -29,7 +29,11 @@ pub struct BuildArgs {
     #[arg(short = 'F', long)]
     pub force: bool,
     /// Unpack SOURCE into the directory TARGET
-    #[arg(short, long, conflicts_with_all = ["compression", "level", "block_size", "reproducible", "memory"])]
+    #[arg(
+        short,
+        long,
+        conflicts_with_all = ["compression", "level", "block_size", "all_root", "reproducible", "memory"]
+    )]
     pub sandbox: bool,
 
     /// How file contents are compressed
@@ -41,6 +45,9 @@ pub struct BuildArgs {
     /// Size of a compressed block: a power of two from 4K to 1M
     #[arg(long, value_name = "BYTES", default_value = "128K", value_parser = parse_block_size, help_heading = "Packing")]
     pub block_size: u32,
+    /// Everything belongs to root, whoever it belongs to in the tree
+    #[arg(long, help_heading = "Packing")]
+    pub all_root: bool,
     /// Same tree, same bytes: times are at most SOURCE_DATE_EPOCH (0 if unset), the UUID comes from the content
     #[arg(long, help_heading = "Packing")]
     pub reproducible: bool,

@@ -10,6 +10,7 @@
 pub mod build;
 pub mod docs;
 pub mod exec;
+pub mod obtain;
 pub mod sif;
 
 use std::ffi::{OsStr, OsString};

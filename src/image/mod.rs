@@ -19,6 +19,7 @@ pub mod sif;
 pub mod source;
 pub mod squashfs;
 pub mod tree;
+pub mod unpack;
 
 pub use tree::{Entry, Tree};
 

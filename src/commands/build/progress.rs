@@ -1,0 +1,110 @@
+//! How far a build is, on a terminal.
+//!
+//! The work counts in atomics; a thread that exists only while a bar is shown looks at them ten times a
+//! second. Without a terminal there is no thread and no output.
+
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::Global;
+
+/// Time between two looks at the work.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// The bar's length in parts.
+const PARTS: u64 = 1000;
+
+/// What is shown.
+pub struct Shown {
+    /// What is being done.
+    pub verb: &'static str,
+    /// Bytes of contents done.
+    pub bytes: u64,
+    /// Files done.
+    pub files: u64,
+    /// How much of the whole that is, once it is known.
+    pub share: Option<f64>,
+}
+
+/// Does `work` and shows how far it is meanwhile, when standard error is a terminal and `--quiet` is not
+/// given.
+pub fn during<T>(global: &Global, shown: &(dyn Fn() -> Shown + Sync), work: impl FnOnce() -> T) -> T {
+    if global.silent() || !io::stderr().is_terminal() {
+        return work();
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let drawer = scope.spawn(|| draw(shown, &done));
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        drawer.thread().unpark();
+        result
+    })
+}
+
+fn draw(shown: &dyn Fn() -> Shown, done: &AtomicBool) {
+    let started = Instant::now();
+    let bar = ProgressBar::with_draw_target(Some(PARTS), ProgressDrawTarget::stderr());
+    // Both templates are constants; a wrong one shows in the first test run on a terminal.
+    let style =
+        |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let (known, unknown) = (style("{bar:30} {percent:>3} % {msg}"), style("{spinner} {msg}"));
+    let mut bar_shown = None;
+    while !done.load(Ordering::Relaxed) {
+        thread::park_timeout(INTERVAL);
+        let now = shown();
+        if bar_shown != Some(now.share.is_some()) {
+            bar_shown = Some(now.share.is_some());
+            bar.set_style(if now.share.is_some() { known.clone() } else { unknown.clone() });
+        }
+        let rate = now.bytes as f64 / started.elapsed().as_secs_f64().max(0.001);
+        let (bytes, files) = (amount(now.bytes), count(now.files));
+        bar.set_message(format!("{} {bytes}, {files} files, {}/s", now.verb, amount(rate as u64)));
+        bar.set_position((now.share.unwrap_or(0.0).clamp(0.0, 1.0) * PARTS as f64) as u64);
+        bar.tick();
+    }
+    bar.finish_and_clear();
+}
+
+/// Bytes for people: `34.2 MiB`.
+pub fn amount(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if value < 1000.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} PiB")
+}
+
+/// A number with its digits in groups: `59,014`.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_people() {
+        assert_eq!([amount(0), amount(999), amount(1000)], ["0 B", "999 B", "1.0 KiB"]);
+        assert_eq!([amount(35_861_299), amount(u64::MAX)], ["34.2 MiB", "16384.0 PiB"]);
+        assert_eq!(
+            [count(0), count(999), count(59_014), count(1_000_000)],
+            ["0", "999", "59,014", "1,000,000"]
+        );
+    }
+}
