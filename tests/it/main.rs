@@ -5,4 +5,5 @@ mod demo;
 mod exec;
 mod harness;
 mod layering;
+mod pack;
 mod reader;

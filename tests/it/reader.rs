@@ -15,7 +15,7 @@ use skiff::image::source::Source;
 use skiff::image::squashfs::{Block, Content, FileKind, Inode, InodeRef, OpenOptions, Squashfs};
 
 /// Bytes that compress a little, different for each seed.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -42,12 +42,12 @@ fn set_time(path: &Path, seconds: i64) {
 
 /// A file system may lack extended attributes, or this user may not set them: the comparison takes them from
 /// the tree as it became.
-fn try_xattr(path: &Path, name: &str, value: &[u8]) {
+pub fn try_xattr(path: &Path, name: &str, value: &[u8]) {
     let _unsupported = rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty());
 }
 
 /// The tree that all images here are made of.
-fn make_tree(root: &Path) {
+pub fn make_tree(root: &Path) {
     let at = |name: &str| root.join(name);
     let write = |name: &str, bytes: &[u8]| fs::write(root.join(name), bytes).unwrap();
     for dir in ["dir/deep/deeper/deepest", "empty", "many", "sizes", "odd"] {
@@ -117,12 +117,12 @@ fn make_tree(root: &Path) {
     }
 }
 
-fn scratch() -> tempfile::TempDir {
+pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/var/tmp").unwrap()
 }
 
 /// The tree, made once for all tests, and what was in it; removed when the last test is done with it.
-fn tree() -> (Arc<tempfile::TempDir>, Arc<BTreeMap<PathBuf, File_>>) {
+pub fn tree() -> (Arc<tempfile::TempDir>, Arc<BTreeMap<PathBuf, File_>>) {
     type Shared = (std::sync::Weak<tempfile::TempDir>, std::sync::Weak<BTreeMap<PathBuf, File_>>);
     static TREE: OnceLock<std::sync::Mutex<Shared>> = OnceLock::new();
     let mut shared = TREE.get_or_init(std::sync::Mutex::default).lock().unwrap();
@@ -138,20 +138,20 @@ fn tree() -> (Arc<tempfile::TempDir>, Arc<BTreeMap<PathBuf, File_>>) {
 
 /// Everything about a file that an image should keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct File_ {
-    kind: FileKind,
-    mode: u32,
-    owner: (u32, u32),
-    mtime: u32,
-    links: u32,
-    rdev: u32,
-    target: Vec<u8>,
-    content: Vec<u8>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+pub struct File_ {
+    pub kind: FileKind,
+    pub mode: u32,
+    pub owner: (u32, u32),
+    pub mtime: u32,
+    pub links: u32,
+    pub rdev: u32,
+    pub target: Vec<u8>,
+    pub content: Vec<u8>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// The tree as the file system has it.
-fn read_source(root: &Path) -> BTreeMap<PathBuf, File_> {
+pub fn read_source(root: &Path) -> BTreeMap<PathBuf, File_> {
     let mut files = BTreeMap::new();
     let mut names: BTreeMap<u64, u32> = BTreeMap::new();
     let mut todo = vec![(PathBuf::from("/"), root.to_owned())];
@@ -210,7 +210,7 @@ fn source_xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 /// The tree as the image has it. Every file is read in pieces and by blocks, every name looked up.
-fn read_image(image: &Squashfs) -> BTreeMap<PathBuf, File_> {
+pub fn read_image(image: &Squashfs) -> BTreeMap<PathBuf, File_> {
     let mut files = BTreeMap::new();
     let mut todo = vec![(PathBuf::from("/"), image.root())];
     while let Some((path, reference)) = todo.pop() {
@@ -305,12 +305,12 @@ fn mksquashfs(tree: &Path, image: &Path, arguments: &str) {
     assert!(done.status.success(), "mksquashfs {arguments}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-fn open(path: &Path) -> Squashfs {
+pub fn open(path: &Path) -> Squashfs {
     let source = Source::whole(Arc::new(File::open(path).unwrap())).unwrap();
     Squashfs::open(source, OpenOptions::default()).unwrap()
 }
 
-fn assert_equal(source: &BTreeMap<PathBuf, File_>, image: &BTreeMap<PathBuf, File_>, what: &str) {
+pub fn assert_equal(source: &BTreeMap<PathBuf, File_>, image: &BTreeMap<PathBuf, File_>, what: &str) {
     let names = |files: &BTreeMap<PathBuf, File_>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(source), names(image), "{what}: names");
     for (path, file) in source {
