@@ -348,7 +348,7 @@ fn a_file_that_may_not_be_read_is_named() {
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(place.path().join("dir")).unwrap();
     fs::write(place.path().join("dir/secret"), b"x").unwrap();
-    fs::set_permissions(place.path().join("dir/secret"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(place.path().join("dir/secret"), fs::Permissions::from_mode(0o000)).unwrap();
     let error = thread::scope(|scope| {
         let as_someone = scope.spawn(|| {
             // The thread's own, and that of the threads it starts; a user who may read everything stays one.
