@@ -140,7 +140,7 @@ pub fn compose(
 }
 
 /// Runs the scripts in order. The script and the place in it that only a shell can run is the error.
-fn evaluate(from: &Ingredients, view: &mut View<'_>) -> Result<Shell, (PathBuf, Unsupported)> {
+pub(super) fn evaluate(from: &Ingredients, view: &mut View<'_>) -> Result<Shell, (PathBuf, Unsupported)> {
     let mut shell = Shell::default();
     for (name, value) in from.start.iter().chain(&from.names) {
         shell.export(name, value.clone());
@@ -233,7 +233,8 @@ fn restore(from: &Ingredients, shell: &mut Shell) {
     }
 }
 
-fn exported(shell: Shell) -> Vec<(OsString, OsString)> {
+/// The variables that programs see.
+pub(super) fn exported(shell: Shell) -> Vec<(OsString, OsString)> {
     let variables = shell.variables.into_iter().filter(|(_, variable)| variable.exported);
     variables
         .filter_map(|(name, variable)| Some((OsString::from_vec(name), OsString::from_vec(variable.value?))))

@@ -288,3 +288,6 @@ fn as_texts<S: serde::Serializer>(words: &[OsString], out: S) -> Result<S::Ok, S
 fn as_text_pairs<S: serde::Serializer>(pairs: &[(OsString, OsString)], out: S) -> Result<S::Ok, S::Error> {
     out.collect_map(pairs.iter().map(|(name, value)| (name.to_string_lossy(), value.to_string_lossy())))
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,8 +26,8 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
          unset d; export PATH",
         DEFAULT_PATH.replace(':', " ")
     );
-    // The shell has a PATH of its own, which no script of the image is meant to see.
-    line(&[b"unset PATH OLDPWD"]);
+    // The shell has its own of these, which no script of the image is meant to see.
+    line(&[b"unset PATH OLDPWD PS1"]);
     let mut overridden = false;
     for (path, _) in &from.scripts {
         let file = path.file_name().unwrap_or_default();
