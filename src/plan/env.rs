@@ -1,7 +1,7 @@
 //! The environment of the user's process.
 //!
 //! ```text
-//! 1  nothing but PWD, HOME and the names of the container       scripts do not see the host's variables
+//! 1  nothing but PWD, HOME, *_CONTAINER and *_NAME              scripts do not see the host's variables
 //! 2  the image's scripts, /.singularity.d/env/*.sh in order      after 10-docker*: PATH gets the default
 //!                                                                directories it lacks; before 90: a default PATH
 //! 3  right after 99-base.sh: --env, SKIFFENV_X, APPTAINERENV_X, SINGULARITYENV_X (the first of them wins)
@@ -85,9 +85,9 @@ pub struct Override {
 
 /// Everything that goes into an environment.
 pub struct Ingredients {
-    /// Set before the scripts run, and theirs to change: `HOME`, `PWD`.
+    /// Set before the scripts run, and theirs to change: `HOME`, `PWD`, and the first of `names`.
     pub start: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Set before the scripts run, and again at the end.
+    /// Set at the end.
     pub names: Vec<(Vec<u8>, Vec<u8>)>,
     /// The scripts, with their contents, in order.
     pub scripts: Vec<(PathBuf, Vec<u8>)>,
@@ -113,12 +113,17 @@ pub fn compose(
 ) -> Result<Environment> {
     let home = host.user().home.as_deref().unwrap_or(Path::new("/"));
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+    let literal = request.flags.no_eval || host.setting("NO_EVAL").is_some_and(|(_, value)| is_true(value));
+    let names = names(request, facts, literal);
+    let mut start = vec![(b"HOME".to_vec(), bytes(home)), (b"PWD".to_vec(), bytes(facts.cwd))];
+    let early = |name: &[u8]| name.ends_with(b"_CONTAINER") || name.ends_with(b"_NAME");
+    start.extend(names.iter().filter(|(name, _)| early(name)).cloned());
     let ingredients = Ingredients {
-        start: vec![(b"HOME".to_vec(), bytes(home)), (b"PWD".to_vec(), bytes(facts.cwd))],
-        names: names(request, facts),
+        start,
+        names,
         scripts: scripts(view)?,
         overrides: overrides(request, host)?,
-        evaluate: !request.flags.no_eval && host.setting("NO_EVAL").is_none_or(|(_, value)| !is_true(value)),
+        evaluate: !literal,
         host: host_variables(request, host),
         prompt: (request.action == Action::Shell).then(|| prompt(request)),
     };
@@ -142,7 +147,7 @@ pub fn compose(
 /// Runs the scripts in order. The script and the place in it that only a shell can run is the error.
 pub(super) fn evaluate(from: &Ingredients, view: &mut View<'_>) -> Result<Shell, (PathBuf, Unsupported)> {
     let mut shell = Shell::default();
-    for (name, value) in from.start.iter().chain(&from.names) {
+    for (name, value) in &from.start {
         shell.export(name, value.clone());
     }
     let mut overridden = false;
@@ -242,7 +247,7 @@ pub(super) fn exported(shell: Shell) -> Vec<(OsString, OsString)> {
 }
 
 /// The variables that say which container this is, in each family.
-fn names(request: &Request<'_>, facts: &Facts<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn names(request: &Request<'_>, facts: &Facts<'_>, literal: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
     let command = match request.action {
         Action::Exec => "exec",
         Action::Run => "run",
@@ -263,6 +268,10 @@ fn names(request: &Request<'_>, facts: &Facts<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
             ("ENVIRONMENT", b"/.singularity.d/env/91-environment.sh"),
         ] {
             names.push((format!("{family}_{suffix}").into_bytes(), value.to_vec()));
+        }
+        // Runscripts of OCI images ask for it.
+        if literal {
+            names.push((format!("{family}_NO_EVAL").into_bytes(), b"1".to_vec()));
         }
     }
     names

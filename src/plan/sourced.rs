@@ -65,7 +65,7 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
         line(&[b"case \"${PS1:-}\" in ''|", usual.as_bytes(), b") ", &export, b";; esac"]);
     }
     line(&[b"exec \"$@\""]);
-    let names = from.start.iter().chain(&from.names).cloned();
+    let names = from.start.iter().cloned();
     let waiting = from.host.iter().map(|(name, value)| ([WAITING, name].concat(), value.clone()));
     let variables =
         names.chain(waiting).map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)));

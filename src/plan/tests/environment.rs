@@ -126,7 +126,7 @@ fn the_images_shell_makes_the_same_environment() {
     let over = |(name, value): (&str, &str)| env::Override { name: name.into(), value: value.into() };
     for with_prompt in [false, true] {
         let from = env::Ingredients {
-            start: [("HOME", "/home/ada"), ("PWD", "/")].map(pair).to_vec(),
+            start: [("HOME", "/home/ada"), ("PWD", "/"), ("SKIFF_NAME", "it's.sif")].map(pair).to_vec(),
             names: [("SKIFF_NAME", "it's.sif")].map(pair).to_vec(),
             scripts: vec![
                 script("10-docker2singularity.sh", "export PATH=/opt/bin B=\"${B:-docker}\""),
