@@ -1,9 +1,11 @@
 //! The integration tests: one binary, a module a theme. Each runs the built `skiff` as an ordinary user, on
 //! real images and the real kernel; `harness` gives each a place of its own and checks that it leaves nothing.
 
+mod build;
 mod demo;
 mod exec;
 mod harness;
 mod layering;
 mod pack;
 mod reader;
+mod sif;

@@ -5,7 +5,8 @@
 //!             old one -> fsync of the directory. Even kill -9 leaves nothing.
 //!             Where the file system has no O_TMPFILE (NFS, Lustre): a name of its own, removed on failure.
 //! directory   a name of its own beside the target, mode 0700 -> rename, or exchange with the old one,
-//!             which then goes.
+//!             which then goes. Not synced: a sandbox is a working copy, and a sync would wait for
+//!             the disk to write all of it.
 //! ```
 
 use std::ffi::{OsStr, OsString};
@@ -264,7 +265,7 @@ impl NewDirectory {
         match renameat(directory, temporary, directory, name) {
             Ok(()) => {
                 self.temporary = None;
-                return self.place.sync();
+                return Ok(());
             }
             Err(Errno::NOTEMPTY | Errno::EXIST) if self.force => {}
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => return Err(exists(&self.place.target)),
@@ -275,7 +276,6 @@ impl NewDirectory {
         let result = self.exchange();
         result.map_err(|errno| io_error(errno, format!("cannot replace {:?}", self.place.target)))?;
         let old = self.temporary.take().unwrap_or_default();
-        self.place.sync()?;
         let old = parent(&self.place.target).join(old);
         remove_tree(&old).tried(|| format!("cannot remove the old sandbox, now {old:?}"))
     }
