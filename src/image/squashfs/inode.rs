@@ -195,6 +195,7 @@ impl Squashfs {
         Ok(inode)
     }
 
+    // flat: one match over the inode types, field after field as they stand on disk.
     fn parse_inode(&self, reference: InodeRef) -> Result<Inode> {
         let superblock = &self.superblock;
         let block = superblock
