@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The files of an image.
+// There is one for each image, and it does not move: boxing the larger would gain nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum Tree {
     /// In a SquashFS file system.
