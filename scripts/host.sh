@@ -72,7 +72,7 @@ packages() {
       case $group in
         build) list+=(gcc libc6-dev make pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
-        test) list+=(libsquashfs-dev libclang-dev busybox-static squashfs-tools attr util-linux passwd python3) ;;
+        test) list+=(libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd python3) ;;
       esac
     done
     for name in "${list[@]}"; do
@@ -90,7 +90,7 @@ packages() {
       case $group in
         build) list+=(gcc glibc-devel make pkgconf-pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-keyring shadow-utils util-linux python3) ;;
-        test) list+=(squashfs-tools-ng-devel clang-devel busybox squashfs-tools attr util-linux glibc-static python3) ;;
+        test) list+=(squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static python3) ;;
       esac
     done
     for name in "${list[@]}"; do
@@ -119,6 +119,7 @@ as_root() {
 rust() {
   local wanted have
   wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
+  # shellcheck source=/dev/null
   [ ! -r "${CARGO_HOME:-$HOME/.cargo}/env" ] || . "${CARGO_HOME:-$HOME/.cargo}/env"
   have=$(cargo --version 2>/dev/null | cut -d' ' -f2) || true
   if [ -n "$have" ] && [ "$(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1)" = "$wanted" ]; then
@@ -128,6 +129,7 @@ rust() {
     say "installing the Rust toolchain with rustup, for $(id -un)"
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
       sh -s -- -y --profile minimal --component clippy,rustfmt --default-toolchain stable >&2
+    # shellcheck source=/dev/null
     . "${CARGO_HOME:-$HOME/.cargo}/env"
   fi
   have=$(cargo --version 2>/dev/null | cut -d' ' -f2) || true
