@@ -36,8 +36,8 @@ const WATCHDOG: Duration = Duration::from_secs(240);
 /// How long a process of an ended test may take to leave by itself.
 const LEAVING: Duration = Duration::from_secs(20);
 
-/// The variable by which the processes of a test are recognised.
-const MARK: &str = "SKIFF_TEST_PLACE";
+/// The variable by which the processes of a test are recognised. Not `SKIFF_…`: those do not reach a container.
+const MARK: &str = "HARNESS_PLACE";
 
 /// The ordinary user.
 #[derive(Debug, Clone)]
