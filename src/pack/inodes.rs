@@ -186,16 +186,15 @@ impl<'a> Inodes<'a> {
         if self.reference(index) != UNKNOWN {
             return Ok(());
         }
-        let stored = self.contents.files.get(&index);
-        let set = stored.and_then(|(_, set)| set.as_ref()).or(node.xattrs.as_ref());
+        let set = self.contents.xattrs.get(&index).or(node.xattrs.as_ref());
         let xattr = self.xattrs.index(set, self.compressor)?;
         let extended = if xattr == NONE { 0 } else { EXTENDED };
         let kind = basic_type(&node.kind);
         let bytes = match &node.kind {
             NodeKind::Directory(_) => return Ok(()),
             NodeKind::Regular(size) => {
-                let place = stored.map_or(Place::EMPTY, |(place, _)| *place);
-                self.regular(index, node, *size, place, xattr)?
+                let place = self.contents.places.get(index as usize);
+                self.regular(index, node, *size, place.copied().unwrap_or(Place::EMPTY), xattr)?
             }
             NodeKind::Symlink(target) => {
                 let mut bytes = self.head(index, node, kind + extended)?;

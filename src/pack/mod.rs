@@ -58,7 +58,7 @@ pub struct PackOptions {
     /// Threads that compress. [`limits::threads`] gives the usual number.
     pub threads: usize,
     /// Bound for the buffers. [`limits::memory_bytes`] gives the usual number. The tree itself comes on top:
-    /// about 150 bytes a file.
+    /// about 200 bytes a file.
     pub memory_bytes: u64,
     /// Seconds since 1970 (`SOURCE_DATE_EPOCH`): the image's own time, and the latest time of any file in
     /// it. Without it the image's time is now, and files keep theirs.

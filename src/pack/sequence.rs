@@ -44,8 +44,10 @@ impl Place {
 /// What the sequencer decided.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// By node.
-    pub files: HashMap<u32, (Place, Option<Arc<XattrSet>>)>,
+    /// By node. What is no file, and files after the last with content, have none.
+    pub places: Vec<Place>,
+    /// By node, for those that have any.
+    pub xattrs: HashMap<u32, Arc<XattrSet>>,
     /// Files whose content had been stored already.
     pub duplicates: u64,
     /// Nodes of files that changed between listing and reading.
@@ -53,6 +55,9 @@ pub struct Contents {
     /// Nodes of files with access control lists.
     pub access_lists: Vec<u32>,
 }
+
+/// A 128-bit hash in halves, which spares the padding that a `u128` would bring, and the length.
+type SmallKey = (u64, u64, u32);
 
 struct Sequencer<'a> {
     pipeline: &'a Pipeline<'a>,
@@ -65,7 +70,8 @@ struct Sequencer<'a> {
     fragments: u32,
     extents: u32,
     jobs: u64,
-    small: HashMap<(u64, u128), Place>,
+    /// Hash and length of all small files, and the first node with them.
+    small: HashMap<SmallKey, u32>,
     large: HashMap<(u64, u128), Place>,
     /// Length and hash of the first part of all large files.
     heads: HashSet<(u64, u128)>,
@@ -119,8 +125,9 @@ impl Sequencer<'_> {
     fn take_small(&mut self, files: Vec<SmallFile>, chunk: Chunk) -> Result<(), Halt> {
         let mut at = 0;
         for file in files {
-            let key = (file.bytes as u64, file.hash);
-            let place = match self.small.get(&key) {
+            let key = ((file.hash >> 64) as u64, file.hash as u64, file.bytes as u32);
+            let first = self.small.get(&key).copied();
+            let place = match first.and_then(|node| self.contents.places.get(node as usize)) {
                 Some(&place) => {
                     self.contents.duplicates += 1;
                     place
@@ -128,9 +135,8 @@ impl Sequencer<'_> {
                 None => {
                     let data = chunk.raw.get(at..at + file.bytes).unwrap_or_default();
                     let (fragment, fragment_offset) = self.add_to_fragment(data)?;
-                    let place = Place { extent: NONE, fragment, fragment_offset };
-                    self.small.insert(key, place);
-                    place
+                    self.small.insert(key, file.node);
+                    Place { extent: NONE, fragment, fragment_offset }
                 }
             };
             at += file.bytes;
@@ -270,7 +276,16 @@ impl Sequencer<'_> {
         if facts.xattrs.access_list {
             self.contents.access_lists.push(node);
         }
-        self.contents.files.insert(node, (place, facts.xattrs.set));
+        if let Some(set) = facts.xattrs.set {
+            self.contents.xattrs.insert(node, set);
+        }
+        let index = node as usize;
+        if self.contents.places.len() <= index {
+            self.contents.places.resize(index + 1, Place::EMPTY);
+        }
+        if let Some(slot) = self.contents.places.get_mut(index) {
+            *slot = place;
+        }
         self.pipeline.progress.files_read.fetch_add(1, Ordering::Relaxed);
     }
 }
