@@ -101,8 +101,9 @@ impl PackOptions {
         ((fit as usize).clamp(threads + 2, enough), fragments)
     }
 
+    /// More than one even on one core: they wait for the file system, for a server's above all.
     fn readers(&self) -> usize {
-        self.threads.clamp(1, 8)
+        self.threads.clamp(4, 8)
     }
 
     fn ensure_sensible(&self) -> Result<()> {
