@@ -168,6 +168,7 @@ enum Task {
 struct Stack {
     tasks: Vec<Task>,
     working: usize,
+    waiting: usize,
     error: Option<Error>,
 }
 
@@ -235,14 +236,20 @@ impl Unpack<'_> {
             if stack.working == 0 {
                 return None;
             }
+            stack.waiting += 1;
             stack = self.changed.wait(stack).unwrap_or_else(PoisonError::into_inner);
+            stack.waiting -= 1;
         }
     }
 
     /// Puts tasks on the stack; the first one is taken first.
     fn push(&self, tasks: impl IntoIterator<Item = Task, IntoIter: DoubleEndedIterator>) {
-        lock(&self.stack).tasks.extend(tasks.into_iter().rev());
-        self.changed.notify_all();
+        let mut stack = lock(&self.stack);
+        stack.tasks.extend(tasks.into_iter().rev());
+        // A notification is a system call, and most of the time everybody works.
+        if stack.waiting > 0 && !stack.tasks.is_empty() {
+            self.changed.notify_all();
+        }
     }
 
     fn perform(&self, task: Task) -> Result<()> {
