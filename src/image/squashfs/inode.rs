@@ -24,8 +24,8 @@ use std::sync::Arc;
 const NONE: u32 = u32::MAX;
 
 /// An inode's place in the inode table: position of its metadata block relative to the table, shifted
-/// left by 16, and the offset in the decoded block. Unique in an image and below 2^64 − 1, never zero for
-/// two inodes.
+/// left by 16, and the offset in the decoded block. Unique in an image, and below 2^48 where a
+/// directory entry gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InodeRef(pub u64);
 
@@ -90,8 +90,8 @@ pub struct Inode {
     pub uid: u32,
     /// The group in the image.
     pub gid: u32,
-    /// Seconds since 1970, unsigned, as on disk. Writers store times before 1970 in two's complement and
-    /// the kernel shows those as after 2106; `mtime as i32` is what was meant, until 2038.
+    /// Seconds since 1970, unsigned, as on disk. mksquashfs stores times before 1970 in two's complement;
+    /// the kernel and unsquashfs show those 136 years late (1965 as 2101).
     pub mtime: u32,
     /// How many names it has; for directories two and one for each subdirectory.
     pub links: u32,
