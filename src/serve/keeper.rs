@@ -25,9 +25,9 @@ use crate::sys::signals;
 use crate::sys::slots::SlotTable;
 
 /// Blame at which a request is answered EIO instead of being tried again.
-pub const ENOUGH_BLAME: u32 = 8;
+pub const ENOUGH_BLAME: u32 = 32;
 /// Blame for a death by the worker's own fault: two while the request is retried are enough.
-const BLAME_FOR_FAULT: u32 = 4;
+const BLAME_FOR_FAULT: u32 = 16;
 /// Blame for a SIGKILL, which may come from anywhere (out of memory, an administrator).
 const BLAME_FOR_KILL: u32 = 1;
 /// So many workers that die one after the other without answering anything: something is wrong for good.

@@ -8,4 +8,5 @@ mod harness;
 mod layering;
 mod pack;
 mod reader;
+mod serve;
 mod sif;

@@ -1,0 +1,383 @@
+//! The image server: shared by the containers of an image, gone with them, and not to be killed by bad luck.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{Need, Output, Place, able, busybox_tree, collect, finish, give, skiff_binary, wait_for_exit};
+
+const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
+
+/// Numbers that look random and are the same each time (xorshift64*).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Bytes that compress to about half.
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let words = std::iter::repeat_with(|| (self.next() & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes());
+        words.flatten().take(length).collect()
+    }
+}
+
+/// A container's shell that takes commands on its standard input.
+struct Shell {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Shell {
+    fn start(place: &Place, image: &str) -> Self {
+        Self::of(place.skiff(["exec", image, "sh"]))
+    }
+
+    fn of(mut command: std::process::Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("skiff starts");
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let mut shell = Self { child, input, output };
+        assert_eq!(shell.ask("echo ready"), "ready");
+        shell
+    }
+
+    /// Has a command done without waiting for what it prints.
+    fn tell(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("the shell was not ended");
+        writeln!(input, "{line}").expect("the shell reads");
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("the shell prints");
+        line.trim_end().to_owned()
+    }
+
+    /// The one line that a command prints.
+    fn ask(&mut self, line: &str) -> String {
+        self.tell(line);
+        self.line()
+    }
+
+    fn end(mut self) {
+        drop(self.input.take());
+        assert!(self.child.wait().expect("a child can be waited for").success());
+    }
+}
+
+/// The pids of this test's processes of a name: `skiff-keeper`, `skiff-worker`.
+fn named(place: &Place, name: &str) -> Vec<i32> {
+    let is = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    place.processes().into_iter().map(|(pid, _)| pid).filter(is).collect()
+}
+
+fn kill_hard(pid: i32) {
+    // It may be gone already, which is what is wanted.
+    let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    assert!(wait_for_exit(pid, Duration::from_secs(20)), "process {pid} outlives SIGKILL");
+}
+
+/// A tree of busybox and `files` files under /data, 20 KiB to 1 MiB long, and the output of sha256sum for them.
+fn data_tree(place: &Place, files: usize) -> (PathBuf, String) {
+    let tree = place.work("tree");
+    busybox_tree(&tree);
+    fs::create_dir(tree.join("data")).expect("a directory can be made");
+    let mut numbers = Numbers(7);
+    for index in 0..files {
+        let length = 20_000 + (numbers.next() % 1_000_000) as usize;
+        fs::write(tree.join(format!("data/{index:03}")), numbers.bytes(length)).expect("a file can be written");
+    }
+    give(&tree);
+    let mut sums = place.command("sh");
+    sums.args(["-c", "cd tree && exec sha256sum data/*"]);
+    (tree, finish(&mut sums).ok())
+}
+
+#[test]
+fn no_read_fails_or_differs_while_workers_are_killed() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-killed-workers");
+    let (tree, sums) = data_tree(&place, 90);
+    place.build("data.sif", &tree);
+    let expected = sums.lines().collect::<Vec<_>>();
+    let mut numbers = Numbers(11);
+    let (mut kills, mut rounds) = (0, 0);
+    while kills < 200 {
+        // Each round has a server of its own, so that every file is read from the image again.
+        let script = "cd /; for part in 0 1 2; do sha256sum data/*$part data/*$((part+3)) data/*$((part+6)) & done; \
+                      sha256sum data/*9; wait";
+        let mut command = place.skiff(["exec", "data.sif", "sh", "-c", script]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("skiff starts");
+        let pid = i32::try_from(child.id()).expect("a pid is positive");
+        let reading = std::thread::spawn(move || collect(child, "readers".into()));
+        while !wait_for_exit(pid, Duration::from_micros(numbers.next() % 12_000)) {
+            if let Some(worker) = named(&place, "skiff-worker").first() {
+                kill_hard(*worker);
+                kills += 1;
+            }
+        }
+        let printed = reading.join().expect("readers").ok();
+        let mut got = printed.lines().collect::<Vec<_>>();
+        got.sort_unstable_by_key(|line| line.rsplit(' ').next());
+        assert_eq!(got, expected, "after {kills} kills");
+        rounds += 1;
+        assert!(rounds < 200, "{kills} kills in {rounds} rounds: readers end before workers can be killed");
+    }
+}
+
+#[test]
+fn a_request_that_kills_every_worker_is_answered_eio_and_the_others_go_on() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-deadly");
+    // The inner image lies in the outer one. While the outer worker is stopped, reading what is not cached keeps a
+    // request of the inner server in flight, and each of its workers is killed over it.
+    let (tree, _) = data_tree(&place, 40);
+    place.build("inner.sif", &tree);
+    let outer = place.work("outer");
+    busybox_tree(&outer);
+    fs::rename(place.work("inner.sif"), outer.join("inner.sif")).expect("the image can be moved");
+    give(&outer);
+    place.build("outer.sif", &outer);
+    let skiff = skiff_binary().to_str().expect("text");
+    let bind = format!("{skiff}:/bin/skiff,/lib,/lib64,/usr/lib");
+    let mut command = place.skiff(["exec", "--bind", &bind, "outer.sif", "/bin/skiff", "exec", "/inner.sif", "sh"]);
+    command.env("XDG_RUNTIME_DIR", place.runtime());
+    let mut shell = Shell::of(command);
+    // The outer server has no parent left here; the inner one was started inside its container.
+    let workers = named(&place, "skiff-worker");
+    assert_eq!(workers.len(), 2, "two servers serve");
+    let (outer_worker, mut inner_worker) = (workers[0].min(workers[1]), workers[0].max(workers[1]));
+    kill(Pid::from_raw(outer_worker), Signal::SIGSTOP).expect("the outer worker can be stopped");
+    shell.tell("cat /data/039 >/dev/null 2>/dev/null && echo read || echo failed");
+    let keeper = parent(inner_worker);
+    for _ in 0..40 {
+        if wait_until_stuck(inner_worker) {
+            kill_hard(inner_worker);
+        }
+        inner_worker = child_of(keeper, &place, inner_worker);
+        if !wait_until_stuck(inner_worker) {
+            break;
+        }
+    }
+    assert_eq!(shell.line(), "failed");
+    kill(Pid::from_raw(outer_worker), Signal::SIGCONT).expect("the outer worker goes on");
+    assert_eq!(shell.ask("cat /data/001 | wc -c"), fs::metadata(tree.join("data/001")).expect("size").len().to_string());
+    shell.end();
+}
+
+/// The parent of a process.
+fn parent(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
+    let after_name = stat.rsplit(')').next().expect("a name in brackets");
+    after_name.split_whitespace().nth(1).and_then(|field| field.parse().ok()).expect("a parent")
+}
+
+/// The next worker of a keeper.
+fn child_of(keeper: i32, place: &Place, but: i32) -> i32 {
+    loop {
+        let found = named(place, "skiff-worker").into_iter().find(|pid| *pid != but && parent(*pid) == keeper);
+        match found {
+            Some(pid) => return pid,
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
+/// Whether a thread of the worker gets stuck in reading its image (uninterruptible, as FUSE waits are).
+fn wait_until_stuck(worker: i32) -> bool {
+    for _ in 0..200 {
+        let threads = fs::read_dir(format!("/proc/{worker}/task")).into_iter().flatten().flatten();
+        let reading = |task: fs::DirEntry| {
+            let call = fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
+            // pread64 on x86-64 and aarch64.
+            call.starts_with("17 ") || call.starts_with("67 ")
+        };
+        if threads.map(reading).any(|stuck| stuck) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+#[test]
+fn a_truncated_image_gives_eio_and_the_server_lives() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-truncated");
+    let (tree, _) = data_tree(&place, 60);
+    let image = place.build("data.sif", &tree);
+    let mut shell = Shell::start(&place, "data.sif");
+    assert_eq!(shell.ask("cat /data/000 | wc -c"), fs::metadata(tree.join("data/000")).expect("size").len().to_string());
+    let (keeper, worker) = (named(&place, "skiff-keeper"), named(&place, "skiff-worker"));
+    let file = fs::OpenOptions::new().write(true).open(&image).expect("the image can be opened");
+    file.set_len(64 << 10).expect("the image can be cut");
+    let said = shell.ask("cat /data/059 2>&1 >/dev/null | sed 's/.*: //'");
+    assert_eq!(said, "Input/output error");
+    assert_eq!(shell.ask("cat /data/000 | wc -c"), fs::metadata(tree.join("data/000")).expect("size").len().to_string());
+    assert_eq!((named(&place, "skiff-keeper"), named(&place, "skiff-worker")), (keeper, worker));
+    shell.end();
+}
+
+#[test]
+fn containers_of_one_image_share_one_server_for_as_long_as_it_lingers() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-shared");
+    place.busybox_image();
+    let mut shell = Shell::of({
+        let mut command = place.skiff(["exec", "busybox.sif", "sh"]);
+        command.env("SKIFF_LINGER", "60000");
+        command
+    });
+    let user = shell.ask("readlink /proc/self/ns/user");
+    let keeper = named(&place, "skiff-keeper");
+    assert_eq!(keeper.len(), 1);
+    let other = place.run(["exec", "busybox.sif", "readlink", "/proc/self/ns/user"]).ok();
+    assert_eq!(other.trim(), user, "one user namespace");
+    shell.end();
+    // The first container is gone; its server is not, and takes another.
+    let later = place.run(["exec", "busybox.sif", "readlink", "/proc/self/ns/user"]).ok();
+    assert_eq!(later.trim(), user, "one server");
+    assert_eq!(named(&place, "skiff-keeper"), keeper);
+    kill_server(&place);
+    remove_rendezvous(&place);
+}
+
+/// Ends a lingering server of this test, as an administrator might.
+fn kill_server(place: &Place) {
+    for name in ["skiff-keeper", "skiff-worker"] {
+        for pid in named(place, name) {
+            kill_hard(pid);
+        }
+    }
+}
+
+/// What a killed keeper leaves: its socket and lock, which the next server would replace.
+fn remove_rendezvous(place: &Place) {
+    fs::remove_dir_all(place.runtime().join("skiff")).expect("a killed keeper leaves its socket");
+}
+
+#[test]
+fn a_child_that_outlives_its_container_keeps_its_files() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-orphan");
+    let (tree, _) = data_tree(&place, 3);
+    place.build("data.sif", &tree);
+    let script = "exec 3<&0; (read go <&3; sha256sum /data/000 >late) & exit 0";
+    let mut command = place.skiff(["exec", "data.sif", "sh", "-c", script]);
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("skiff starts");
+    let mut input = child.stdin.take().expect("stdin is piped");
+    assert!(child.wait().expect("a child can be waited for").success());
+    // Its socket is gone once nobody lingers, and yet it serves.
+    let socket_gone = || fs::read_dir(place.runtime().join("skiff")).map_or(true, |mut files| files.next().is_none());
+    while !socket_gone() {
+        std::thread::yield_now();
+    }
+    writeln!(input, "go").expect("the orphan reads");
+    drop(input);
+    for (pid, _) in place.processes() {
+        assert!(wait_for_exit(pid, Duration::from_secs(20)), "process {pid} stays");
+    }
+    let sum = fs::read_to_string(place.work("late")).expect("the orphan wrote");
+    let mut expected = place.command("sha256sum");
+    let expected = finish(expected.arg(tree.join("data/000"))).ok();
+    assert_eq!(sum.split(' ').next(), expected.split(' ').next());
+}
+
+#[test]
+fn a_killed_keeper_is_replaced_and_its_containers_go_on() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-killed-keeper");
+    place.busybox_image();
+    let mut shell = Shell::start(&place, "busybox.sif");
+    let keeper = named(&place, "skiff-keeper")[0];
+    kill_hard(keeper);
+    // The stale socket is replaced; the old container is served by the worker that is left.
+    let printed = place.run(["exec", "busybox.sif", "echo", "again"]).ok();
+    assert_eq!(printed, "again\n");
+    assert_eq!(shell.ask("head -c 4 /bin/busybox | tail -c 3"), "ELF");
+    shell.end();
+}
+
+#[test]
+fn sixty_four_containers_at_once_have_one_server() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-many");
+    place.busybox_image();
+    let start = |_| {
+        let mut command = place.skiff(["exec", "busybox.sif", "sh", "-c", "echo here; cat"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("skiff starts")
+    };
+    let mut children: Vec<Child> = (0..64).map(start).collect();
+    for child in &mut children {
+        let mut line = String::new();
+        let out = child.stdout.as_mut().expect("stdout is piped");
+        BufReader::new(out).read_line(&mut line).expect("a container prints");
+        assert_eq!(line, "here\n");
+    }
+    assert_eq!(named(&place, "skiff-keeper").len(), 1);
+    assert_eq!(named(&place, "skiff-worker").len(), 1);
+    for mut child in children {
+        drop(child.stdin.take());
+        let Output { status, .. } = collect(child, "one of many".into());
+        assert!(status.success());
+    }
+}
+
+#[test]
+fn a_worker_may_read_its_image_and_nothing_else() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-sandbox");
+    place.busybox_image();
+    let shell = Shell::start(&place, "busybox.sif");
+    let worker = named(&place, "skiff-worker")[0];
+    let status = fs::read_to_string(format!("/proc/{worker}/status")).expect("the worker lives");
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!((field("NoNewPrivs:").as_str(), field("Seccomp:").as_str()), ("1", "2"));
+    let kind = |link: PathBuf| {
+        let path = fs::read_link(link).expect("a link of /proc");
+        let name = path.to_string_lossy().into_owned();
+        match Path::new(&name).file_name().and_then(|name| name.to_str()) {
+            Some("busybox.sif") => "image",
+            Some("fuse" | "null") => "device",
+            _ if name.starts_with("/memfd:skiff-requests") => "slots",
+            _ if name.starts_with("pipe:") => "lifeline",
+            _ => "stray",
+        }
+    };
+    let fds = fs::read_dir(format!("/proc/{worker}/fd")).expect("descriptors can be listed").flatten();
+    let kinds: Vec<&str> = fds.map(|entry| kind(entry.path())).collect();
+    assert!(kinds.contains(&"image") && kinds.contains(&"slots"), "{kinds:?}");
+    assert!(!kinds.contains(&"stray"), "{kinds:?}");
+    shell.end();
+}
