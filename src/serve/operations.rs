@@ -109,16 +109,11 @@ impl Files {
         }
     }
 
-    /// Starts the threads that read ahead.
-    pub fn start_reading_ahead(files: &Arc<Self>) {
-        if files.image.is_some() {
-            ReadAhead::start(files);
+    /// Decodes ahead of readers, for ever: the life of one thread.
+    pub fn read_ahead(&self) {
+        if let Some(image) = &self.image {
+            self.read_ahead.decode(image);
         }
-    }
-
-    /// For the threads that read ahead.
-    pub fn ahead(&self) -> (Option<&Squashfs>, &ReadAhead) {
-        (self.image.as_ref(), &self.read_ahead)
     }
 
     fn lookup(&self, image: &Squashfs, node: u64, request: &[u8], answer: &mut Answer) -> Result<(), i32> {

@@ -7,14 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::operations::Files;
 use crate::image::squashfs::{Content, Inode, Squashfs};
 
 /// Files whose last read is remembered.
 const REMEMBERED: usize = 64;
 /// Most blocks ahead of a reader.
 const MOST_AHEAD: u64 = 4;
-const MOST_THREADS: usize = 4;
 /// Work that waits; more is dropped, since the readers are faster than we are then.
 const MOST_WAITING: usize = 16;
 
@@ -55,21 +53,6 @@ impl ReadAhead {
         Self { state: Mutex::default(), work: Condvar::new() }
     }
 
-    /// Starts as many threads as there are processors; they sleep until there is work.
-    pub fn start(files: &Arc<Files>) {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-        for _ in 0..threads {
-            let files = Arc::clone(files);
-            let thread = std::thread::Builder::new().stack_size(256 << 10).name("skiff-ahead".into());
-            // Without the thread, reading is as right and a little slower.
-            let _ = thread.spawn(move || {
-                if let (Some(image), ahead) = files.ahead() {
-                    ahead.decode(image);
-                }
-            });
-        }
-    }
-
     /// Notes that `size` bytes of `inode` at `offset` were read, and asks for what comes next.
     pub fn note(&self, image: &Squashfs, inode: &Arc<Inode>, offset: u64, size: u32) {
         let block_bytes = u64::from(image.superblock().block_size);
@@ -96,7 +79,8 @@ impl ReadAhead {
         }
     }
 
-    fn decode(&self, image: &Squashfs) {
+    /// Decodes what is asked for, for ever.
+    pub fn decode(&self, image: &Squashfs) {
         loop {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let work = loop {

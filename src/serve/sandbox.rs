@@ -42,6 +42,8 @@ pub fn forbid_other_calls() {
         libc::SYS_rt_sigaction,
         libc::SYS_rt_sigreturn,
         libc::SYS_sigaltstack,
+        libc::SYS_rseq,
+        libc::SYS_set_robust_list,
         libc::SYS_restart_syscall,
         libc::SYS_tgkill,
         libc::SYS_exit,

@@ -10,6 +10,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier, Mutex};
+use std::thread::Scope;
 
 use zerocopy::{Immutable, IntoBytes};
 
@@ -24,6 +25,10 @@ use crate::sys::slots::{Slot, SlotTable};
 pub const UNMOUNTED: i32 = 0;
 /// The worker's exit status when it could not start or a queue failed.
 const FAILED: i32 = 1;
+
+/// Most threads that decode ahead of readers; they sleep while there is nothing to do.
+const MOST_AHEAD: usize = 4;
+const STACK_BYTES: usize = 512 << 10;
 
 /// What a worker must know besides its descriptors.
 #[derive(Debug, Clone, Copy)]
@@ -42,26 +47,42 @@ pub fn run(image: &File, options: Options, slots: &SlotTable, queues: &[OwnedFd]
     process::tune_allocator();
     let (Ok(slots), Ok(image)) = (slots.remapped(), image.try_clone()) else { process::exit(FAILED) };
     sandbox::forbid_files();
-    let files = Arc::new(Files::new(Arc::new(image), options));
+    let files = Files::new(Arc::new(image), options);
     let alone = Mutex::new(());
-    let started = Barrier::new(queues.len() + 1);
+    let ahead = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_AHEAD);
+    // All wait twice: until every thread has begun, since the C library ends the process when a thread cannot
+    // register itself with the kernel (rseq), and until other calls are forbidden.
+    let gate = Barrier::new(queues.len() + ahead + 1);
     std::thread::scope(|scope| {
+        let (files, alone, gate) = (&files, &alone, &gate);
         for (index, queue) in queues.iter().enumerate() {
-            let (files, slot, alone, started) = (&files, slots.slot(index), &alone, &started);
-            let thread = std::thread::Builder::new().stack_size(256 << 10).name("skiff-worker".into());
-            let serving = thread.spawn_scoped(scope, move || {
-                started.wait();
-                serve_queue(files, slot, queue.as_fd(), alone);
-            });
-            if serving.is_err() {
-                process::exit(FAILED);
-            }
+            let slot = slots.slot(index);
+            start(scope, gate, move || serve_queue(files, slot, queue.as_fd(), alone));
         }
-        Files::start_reading_ahead(&files);
+        for _ in 0..ahead {
+            start(scope, gate, move || files.read_ahead());
+        }
+        gate.wait();
         sandbox::forbid_other_calls();
-        started.wait();
+        gate.wait();
     });
     process::exit(FAILED)
+}
+
+fn start<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    gate: &'scope Barrier,
+    work: impl FnOnce() + Send + 'scope,
+) {
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).name("skiff-worker".into());
+    let started = thread.spawn_scoped(scope, move || {
+        gate.wait();
+        gate.wait();
+        work();
+    });
+    if started.is_err() {
+        process::exit(FAILED);
+    }
 }
 
 /// Ends the process when the queue does.

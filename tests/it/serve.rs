@@ -9,7 +9,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{Need, Output, Place, able, busybox_tree, collect, finish, give, skiff_binary, wait_for_exit};
+use crate::harness::{
+    Need, Output, Place, able, busybox_tree, collect, finish, give, skiff_binary, wait_for_exit,
+};
 
 const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
 
@@ -44,8 +46,7 @@ impl Shell {
     }
 
     fn of(mut command: std::process::Command) -> Self {
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("skiff starts");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("skiff starts");
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let mut shell = Self { child, input, output };
@@ -79,7 +80,8 @@ impl Shell {
 
 /// The pids of this test's processes of a name: `skiff-keeper`, `skiff-worker`.
 fn named(place: &Place, name: &str) -> Vec<i32> {
-    let is = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    let is =
+        |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
     place.processes().into_iter().map(|(pid, _)| pid).filter(is).collect()
 }
 
@@ -97,7 +99,8 @@ fn data_tree(place: &Place, files: usize) -> (PathBuf, String) {
     let mut numbers = Numbers(7);
     for index in 0..files {
         let length = 20_000 + (numbers.next() % 1_000_000) as usize;
-        fs::write(tree.join(format!("data/{index:03}")), numbers.bytes(length)).expect("a file can be written");
+        fs::write(tree.join(format!("data/{index:03}")), numbers.bytes(length))
+            .expect("a file can be written");
     }
     give(&tree);
     let mut sums = place.command("sh");
@@ -156,7 +159,8 @@ fn a_request_that_kills_every_worker_is_answered_eio_and_the_others_go_on() {
     place.build("outer.sif", &outer);
     let skiff = skiff_binary().to_str().expect("text");
     let bind = format!("{skiff}:/bin/skiff,/lib,/lib64,/usr/lib");
-    let mut command = place.skiff(["exec", "--bind", &bind, "outer.sif", "/bin/skiff", "exec", "/inner.sif", "sh"]);
+    let mut command =
+        place.skiff(["exec", "--bind", &bind, "outer.sif", "/bin/skiff", "exec", "/inner.sif", "sh"]);
     command.env("XDG_RUNTIME_DIR", place.runtime());
     let mut shell = Shell::of(command);
     // The outer server has no parent left here; the inner one was started inside its container.
@@ -177,7 +181,10 @@ fn a_request_that_kills_every_worker_is_answered_eio_and_the_others_go_on() {
     }
     assert_eq!(shell.line(), "failed");
     kill(Pid::from_raw(outer_worker), Signal::SIGCONT).expect("the outer worker goes on");
-    assert_eq!(shell.ask("cat /data/001 | wc -c"), fs::metadata(tree.join("data/001")).expect("size").len().to_string());
+    assert_eq!(
+        shell.ask("cat /data/001 | wc -c"),
+        fs::metadata(tree.join("data/001")).expect("size").len().to_string()
+    );
     shell.end();
 }
 
@@ -191,7 +198,8 @@ fn parent(pid: i32) -> i32 {
 /// The next worker of a keeper.
 fn child_of(keeper: i32, place: &Place, but: i32) -> i32 {
     loop {
-        let found = named(place, "skiff-worker").into_iter().find(|pid| *pid != but && parent(*pid) == keeper);
+        let found =
+            named(place, "skiff-worker").into_iter().find(|pid| *pid != but && parent(*pid) == keeper);
         match found {
             Some(pid) => return pid,
             None => std::thread::yield_now(),
@@ -225,13 +233,19 @@ fn a_truncated_image_gives_eio_and_the_server_lives() {
     let (tree, _) = data_tree(&place, 60);
     let image = place.build("data.sif", &tree);
     let mut shell = Shell::start(&place, "data.sif");
-    assert_eq!(shell.ask("cat /data/000 | wc -c"), fs::metadata(tree.join("data/000")).expect("size").len().to_string());
+    assert_eq!(
+        shell.ask("cat /data/000 | wc -c"),
+        fs::metadata(tree.join("data/000")).expect("size").len().to_string()
+    );
     let (keeper, worker) = (named(&place, "skiff-keeper"), named(&place, "skiff-worker"));
     let file = fs::OpenOptions::new().write(true).open(&image).expect("the image can be opened");
     file.set_len(64 << 10).expect("the image can be cut");
     let said = shell.ask("cat /data/059 2>&1 >/dev/null | sed 's/.*: //'");
     assert_eq!(said, "Input/output error");
-    assert_eq!(shell.ask("cat /data/000 | wc -c"), fs::metadata(tree.join("data/000")).expect("size").len().to_string());
+    assert_eq!(
+        shell.ask("cat /data/000 | wc -c"),
+        fs::metadata(tree.join("data/000")).expect("size").len().to_string()
+    );
     assert_eq!((named(&place, "skiff-keeper"), named(&place, "skiff-worker")), (keeper, worker));
     shell.end();
 }
@@ -290,7 +304,8 @@ fn a_child_that_outlives_its_container_keeps_its_files() {
     let mut input = child.stdin.take().expect("stdin is piped");
     assert!(child.wait().expect("a child can be waited for").success());
     // Its socket is gone once nobody lingers, and yet it serves.
-    let socket_gone = || fs::read_dir(place.runtime().join("skiff")).map_or(true, |mut files| files.next().is_none());
+    let socket_gone =
+        || fs::read_dir(place.runtime().join("skiff")).map_or(true, |mut files| files.next().is_none());
     while !socket_gone() {
         std::thread::yield_now();
     }
