@@ -1,22 +1,23 @@
 //! `skiff exec`: the user's process is the user's process, and containers of one image share its server.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
 use crate::harness::{Need, Place, able, busybox, collect, describe, finish, skiff_binary, user};
 
 const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
 
-/// A container that has said a line and waits for the end of its standard input.
-fn waiting(place: &Place) -> Child {
+/// A container that has said a line and waits for the end of its standard input. Its standard output comes along:
+/// busybox's cat notices at once when nobody listens any more.
+fn waiting(place: &Place) -> (Child, BufReader<ChildStdout>) {
     let mut command = place.skiff(["exec", "busybox.sif", "sh", "-c", "echo here; exec cat"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("skiff starts");
     let mut line = String::new();
     let mut out = BufReader::new(child.stdout.take().expect("stdout is piped"));
     out.read_line(&mut line).expect("the container says a line");
     assert_eq!(line, "here\n");
-    child
+    (child, out)
 }
 
 #[test]
@@ -91,15 +92,14 @@ fn containers_of_one_image_share_one_server() {
     }
     let place = Place::new("exec-share");
     place.busybox_image();
-    let mut children: Vec<Child> = (0..8).map(|_| waiting(&place)).collect();
+    let children: Vec<_> = (0..8).map(|_| waiting(&place)).collect();
     let processes = place.processes();
     // Keeper and worker.
     assert_eq!(processes.len(), children.len() + 2, "{processes:#?}");
-    for child in &mut children {
-        child.stdin.take().expect("stdin is piped").write_all(b"").expect("the container reads");
-    }
-    for mut child in children {
+    for (mut child, out) in children {
+        drop(child.stdin.take());
         assert!(child.wait().expect("a child can be waited for").success());
+        drop(out);
     }
     // That the server leaves, and takes its socket along, is checked by the place.
 }
