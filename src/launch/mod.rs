@@ -35,6 +35,9 @@ pub fn exec(plan: &RunPlan, image: &File) -> Result<Infallible> {
             rootfs::Lower::Directory(path.0.clone())
         }
     };
+    // What is made for the container has the modes that the plan says, not what the caller's mask leaves of them.
+    let mask = rustix::process::umask(rustix::fs::Mode::empty());
     rootfs::assemble_and_enter(plan, lower)?;
+    rustix::process::umask(mask);
     process::become_program(&plan.process)
 }

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::pipe::PipeFlags;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, Root, RunPlan};
 use crate::serve::{self, Meeting, Namespaces, Owner, Starter};
 use crate::sys::fuse;
+use crate::sys::process::{self, Fork};
 use crate::sys::mount::{self, Extent};
 
 /// Gives this process a user namespace and a mount namespace of its own.
@@ -71,10 +73,11 @@ fn begin(plan: &RunPlan, starter: Starter) -> Result<OwnedFd> {
     new_mount_namespace()?;
     let template = own_mount_namespace()?;
     let queues = mount_fuse(plan, starter.queues())?;
-    starter.hand_over(&Namespaces { user, template }, &queues)?;
+    starter.hand_over(&queues)?;
     // With the server gone, requests must fail rather than wait for descriptors that we hold.
     drop(queues);
     leave_only_the_image().context(Kind::Host, trying)?;
+    starter.share(&Namespaces { user, template });
     let root = mount::clone_mount(Path::new("/"), Extent::Mount).context(Kind::Host, trying)?;
     setns(&own, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
     Ok(root)
@@ -132,29 +135,66 @@ fn new_mount_namespace() -> Result<()> {
 }
 
 fn new_user_namespace(ids: &IdMap) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWUSER).map_err(explain_no_user_namespace)?;
-    let (uids, gids) = match ids {
-        IdMap::Caller { uid, gid } => (format!("{uid} {uid} 1"), format!("{gid} {gid} 1")),
-        // As many ids as a map can hold; where the namespace outside has fewer, the write fails with EPERM.
-        IdMap::Whole => (WHOLE.to_owned(), WHOLE.to_owned()),
-    };
-    if matches!(ids, IdMap::Caller { .. }) {
-        // Required since kernel 3.19 before an ordinary user may map a group (CVE-2014-8989).
-        write_own("setgroups", "deny")?;
+    match ids {
+        IdMap::Caller { uid, gid } => {
+            unshare(CloneFlags::CLONE_NEWUSER).map_err(explain_no_user_namespace)?;
+            // Required since kernel 3.19 before an ordinary user may map a group (CVE-2014-8989).
+            write_own("setgroups", "deny")?;
+            write_own("uid_map", &format!("{uid} {uid} 1"))?;
+            write_own("gid_map", &format!("{gid} {gid} 1"))
+        }
+        IdMap::Whole => new_user_namespace_with_all_ids(),
     }
-    write_own("uid_map", &uids)?;
-    write_own("gid_map", &gids)
 }
 
-/// All ids, each to itself.
-const WHOLE: &str = "0 0 4294967295";
+/// All ids, each to itself. Only a process outside the new namespace may write such a map, so a child does it,
+/// which has ended when this returns.
+fn new_user_namespace_with_all_ids() -> Result<()> {
+    let trying = || "cannot map all ids of root".to_owned();
+    let (wait, go) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context(Kind::Host, trying)?;
+    let own = rustix::process::getpid().as_raw_nonzero();
+    match process::fork_silently().context(Kind::Host, trying)? {
+        Fork::Child => {
+            drop(go);
+            // Nothing arrives; the end of the pipe is the sign.
+            let _ = rustix::io::read(&wait, &mut [0_u8; 1]);
+            let mapped = ["uid_map", "gid_map"].iter().all(|file| {
+                // The same ids as outside: a nested root may have fewer than all.
+                std::fs::read_to_string(format!("/proc/self/{file}"))
+                    .and_then(|outside| std::fs::write(format!("/proc/{own}/{file}"), same_ids(&outside)))
+                    .is_ok()
+            });
+            process::exit(i32::from(!mapped))
+        }
+        Fork::Parent(child) => {
+            let unshared = unshare(CloneFlags::CLONE_NEWUSER);
+            drop(go);
+            let ended = process::wait_for(child);
+            unshared.map_err(explain_no_user_namespace)?;
+            match ended {
+                Ok(process::Ended::Exited(0)) => Ok(()),
+                _ => Err(Error::host(trying()).hint("run skiff as an ordinary user, or give this root the capabilities CAP_SETUID and CAP_SETGID")),
+            }
+        }
+    }
+}
+
+/// An id map that shows inside what `outside` (a map as /proc/self/uid_map shows it) has, under the same numbers.
+fn same_ids(outside: &str) -> String {
+    let line = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let (first, count) = (fields.next()?, fields.nth(1)?);
+        Some(format!("{first} {first} {count}\n"))
+    };
+    outside.lines().filter_map(line).collect()
+}
 
 fn write_own(file: &str, text: &str) -> Result<()> {
     let path = format!("/proc/self/{file}");
     std::fs::write(&path, text).map_err(|error| {
         Error::host(format!("cannot write {text:?} to {path}"))
             .because(error)
-            .hint("user namespaces are restricted on this machine; see the hints of docs/hosts.md")
+            .hint("user namespaces are restricted on this machine: an outer container, or the kernel's security module, forbids the map")
     })
 }
 

@@ -4,14 +4,15 @@
 //! stage (a tmpfs of this container)   image/   the image, or the sandbox directory, read-only
 //!                                     points/  empty mount points that the image lacks
 //!                                     made/N   files made for this container (passwd, group)
-//!                                     root/    overlay of points over image; without points, image is the root
+//!                                     root/    overlay of points over image, where the image's root lacks some;
+//!                                              else image is the root, with overlays where it lacks any
 //! ```
 //!
 //! Sources on the host are cloned before the stage is mounted, because it hides a directory and must not be part of
 //! what is bound; targets are opened inside the root, as if it were `/`, right before each is mounted on.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountFlags;
@@ -51,7 +52,7 @@ pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
     rustix::process::chdir(STAGE_AT).context(Kind::Host, staging)?;
     let image = make_directory("image").context(Kind::Host, staging)?;
     mount::attach(lower.as_fd(), image.as_fd()).context(Kind::Host, staging)?;
-    let root = lay_mount_points(&plan.mount_points)?;
+    let root = lay_mount_points(plan)?;
     for (number, (mount, source)) in plan.mounts.iter().zip(sources).enumerate() {
         let done = apply(root.as_fd(), number, mount, source.as_ref());
         if let Err(error) = done
@@ -90,19 +91,54 @@ fn clone_sources(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
         .collect()
 }
 
-/// The root directory: the image, or an overlay that adds the mount points it lacks. The overlay has no upper
-/// layer, so it is read-only and files are read from the image's own page cache.
-fn lay_mount_points(points: &[MountPoint]) -> Result<OwnedFd> {
+/// The root directory: the image, with the mount points it lacks laid over the directories that lack them. The
+/// overlays have no upper layer, so they are read-only and files are read from the image's own page cache.
+fn lay_mount_points(plan: &RunPlan) -> Result<OwnedFd> {
     let trying = || "cannot add mount points to the image".to_owned();
-    if points.is_empty() {
-        return open_directory("image").context(Kind::Host, trying);
+    make_mount_points(&plan.mount_points)?;
+    let whole = plan.overlays.iter().any(|path| path.0 == Path::new("/"));
+    let root = if whole {
+        make_directory("root").context(Kind::Host, trying)?;
+        open_directory("root")
+    } else {
+        open_directory("image")
     }
-    let below = make_directory("points").context(Kind::Host, trying)?;
+    .context(Kind::Host, trying)?;
+    for directory in &plan.overlays {
+        let at = mount::open_target(root.as_fd(), &directory.0).context(Kind::Host, trying)?;
+        let below = escaped(&directory.0);
+        let layers = format!("lowerdir=points{below}:image{below},userxattr");
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount::mount_new_at("overlay", at.as_fd(), flags, &layers).map_err(|error| {
+            let hint = "the image lacks mount points and this kernel allows no overlay to an ordinary user (kernel 5.11 or newer does); make the directories in the image, or leave the binds out";
+            Error::host(trying()).because(error).hint(hint)
+        })?;
+    }
+    // Anew, to mean the overlay and not the directory it covers.
+    if whole { open_directory("root").context(Kind::Host, trying) } else { Ok(root) }
+}
+
+/// A path in the options of an overlay, where `:` and `,` separate.
+fn escaped(path: &Path) -> String {
+    let mut text = String::new();
+    for character in path.to_string_lossy().chars() {
+        if matches!(character, ':' | ',' | '\\') {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    if text == "/" { String::new() } else { text }
+}
+
+fn make_mount_points(points: &[MountPoint]) -> Result<()> {
+    if points.is_empty() {
+        return Ok(());
+    }
+    let below = make_directory("points").context(Kind::Host, || "cannot make mount points".into())?;
     for point in points {
         let path = point.path.0.strip_prefix("/").unwrap_or(&point.path.0);
         let mode = Mode::from(point.mode);
         match point.kind {
-            TargetKind::Directory if path.as_os_str().is_empty() => rustix::fs::fchmod(&below, mode),
             TargetKind::Directory => rustix::fs::mkdirat(&below, path, mode),
             TargetKind::File => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -111,13 +147,7 @@ fn lay_mount_points(points: &[MountPoint]) -> Result<OwnedFd> {
         }
         .context(Kind::Host, || format!("cannot make the mount point {:?}", point.path.0))?;
     }
-    make_directory("root").context(Kind::Host, trying)?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    mount::mount_new("overlay", "root", flags, "lowerdir=points:image,userxattr").map_err(|error| {
-        let hint = "the image lacks mount points and this kernel allows no overlay to an ordinary user (kernel 5.11 or newer does); make the directories in the image, or leave the binds out";
-        Error::host(trying()).because(error).hint(hint)
-    })?;
-    open_directory("root").context(Kind::Host, trying)
+    Ok(())
 }
 
 fn apply(root: BorrowedFd<'_>, number: usize, mount: &Mount, source: Option<&OwnedFd>) -> Result<()> {

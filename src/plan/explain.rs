@@ -51,7 +51,8 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
     writeln!(out, "         found through {}", sockets.join(", else "))?;
     write_mounts(out, plan)?;
     if !plan.mount_points.is_empty() {
-        writeln!(out, "made for them, over the image")?;
+        let over: Vec<String> = plan.overlays.iter().map(|path| path.0.display().to_string()).collect();
+        writeln!(out, "made for them, over the image's {}", over.join(", "))?;
     }
     for point in &plan.mount_points {
         let kind = if point.kind == TargetKind::Directory { "directory" } else { "file" };

@@ -120,6 +120,8 @@ pub struct Mounts {
     pub mounts: Vec<Mount>,
     /// What the image lacks for them.
     pub mount_points: Vec<MountPoint>,
+    /// The directories of the image that those are laid over.
+    pub overlays: Vec<ContainerPath>,
     /// Targets of the binds that the caller asked for, for nested calls.
     pub asked: Vec<PathBuf>,
     /// What the caller should know.
@@ -140,8 +142,8 @@ pub fn plan_mounts(
     let binds = requested_binds(request, host, config)?;
     let asked = chosen.add_binds(binds)?;
     let Chosen { view, covered, warnings, .. } = chosen;
-    let mount_points = view.mount_points(&covered)?;
-    Ok(Mounts { mounts: view.mounts.clone(), mount_points, asked, warnings })
+    let (mount_points, overlays) = view.mount_points(&covered)?;
+    Ok(Mounts { mounts: view.mounts.clone(), mount_points, overlays, asked, warnings })
 }
 
 /// The binds that were asked for, in the order in which they count.

@@ -11,7 +11,7 @@
 //! so that two mounts of one directory are seen to be one, and a target is made (see
 //! [`super::MountPoint`]) only where it really is missing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::collections::btree_map::{BTreeMap, Entry as Slot};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -212,9 +212,10 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The mount points that the image lacks for the mounts decided, parents first, each once.
-    /// `covered` are the targets that replace what the image has there.
-    pub fn mount_points(&mut self, covered: &[PathBuf]) -> Result<Vec<MountPoint>> {
+    /// The mount points that the image lacks for the mounts decided, parents first, each once, and the directories
+    /// of the image that they are laid over. `covered` are the targets that replace what the image has there.
+    pub fn mount_points(&mut self, covered: &[PathBuf]) -> Result<(Vec<MountPoint>, Vec<ContainerPath>)> {
+        let mut overlays: BTreeSet<PathBuf> = BTreeSet::new();
         let mut points: BTreeMap<PathBuf, (TargetKind, u32)> = BTreeMap::new();
         for index in 0..self.mounts.len() {
             let target = self.mounts[index].target.0.clone();
@@ -229,6 +230,7 @@ impl<'a> View<'a> {
             let kind = self.kind_of(&self.mounts[index].what);
             let mode = if kind == TargetKind::File { NEW_FILE } else { NEW_DIRECTORY };
             points.insert(target.clone(), (kind, mode));
+            overlays.insert(self.nearest_directory(&target)?);
             for parent in target.ancestors().skip(1).filter(|parent| parent.parent().is_some()) {
                 let mode = match self.image_node(parent)? {
                     Some(Node::Directory { mode }) => mode,
@@ -239,7 +241,25 @@ impl<'a> View<'a> {
         }
         // A path sorts before those below it.
         let point = |(path, (kind, mode))| MountPoint { path: ContainerPath(path), kind, mode };
-        Ok(points.into_iter().map(point).collect())
+        let points = points.into_iter().map(point).collect();
+        // A path sorts before those below it, so each needs to be compared with the last one kept.
+        let mut kept: Vec<ContainerPath> = Vec::new();
+        for path in overlays {
+            if !kept.last().is_some_and(|above| path.starts_with(&above.0)) {
+                kept.push(ContainerPath(path));
+            }
+        }
+        Ok((points, kept))
+    }
+
+    /// The directory of the image that is the nearest above `path`.
+    fn nearest_directory(&mut self, path: &Path) -> Result<PathBuf> {
+        for parent in path.ancestors().skip(1) {
+            if let Some(Node::Directory { .. }) = self.image_node(parent)? {
+                return Ok(parent.to_owned());
+            }
+        }
+        Ok("/".into())
     }
 
     fn kind_of(&self, what: &MountKind) -> TargetKind {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::keeper::{self, Server};
-use super::message::{self, HAND_OVER, JOIN, WELCOME};
+use super::message::{self, HAND_OVER, JOIN, SHARE, WELCOME};
 use super::rendezvous::Place;
 use super::{Request, key};
 use crate::error::{Context, Error, Kind, Result};
@@ -83,7 +83,7 @@ fn join(place: &Place) -> Result<Option<Namespaces>> {
 fn greet(socket: &OwnedFd) -> Result<Option<Namespaces>> {
     let trying = || "cannot join the image's server".to_owned();
     let own = own_pidfd().context(Kind::Host, trying)?;
-    if message::send(socket.as_fd(), JOIN, 0, &[own.as_fd()]).is_err() {
+    if message::send(socket.as_fd(), JOIN, &[own.as_fd()]).is_err() {
         return Ok(None);
     }
     let Some(answer) = message::receive(socket.as_fd()).context(Kind::Host, trying)? else { return Ok(None) };
@@ -140,19 +140,23 @@ impl Starter {
         self.queues
     }
 
-    /// Gives the server its file system and, if others may join, the namespaces.
+    /// Gives the server the queues of its file system: from here on it answers.
     ///
     /// # Errors
     /// When the server has ended already.
-    pub fn hand_over(self, namespaces: &Namespaces, queues: &[OwnedFd]) -> Result<()> {
-        let own = own_pidfd();
-        let mut fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
-        let mut shared = 0;
-        if let (true, Ok(own)) = (self.shared, &own) {
-            shared = 1;
-            fds.extend([own.as_fd(), namespaces.user.as_fd(), namespaces.template.as_fd()]);
-        }
-        message::send(self.control.as_fd(), HAND_OVER, shared, &fds)
+    pub fn hand_over(&self, queues: &[OwnedFd]) -> Result<()> {
+        let fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
+        message::send(self.control.as_fd(), HAND_OVER, &fds)
             .context(Kind::Internal, || "the image's server ended before it served".into())
+    }
+
+    /// Lets others join, now that the template holds the image alone. Where nobody can (no rendezvous, or a kernel
+    /// without pidfds, before 5.3), the server stays this container's own.
+    pub fn share(self, namespaces: &Namespaces) {
+        if let (true, Ok(own)) = (self.shared, own_pidfd()) {
+            let fds = [own.as_fd(), namespaces.user.as_fd(), namespaces.template.as_fd()];
+            // A server that is gone is noticed by the next look at the image.
+            let _ = message::send(self.control.as_fd(), SHARE, &fds);
+        }
     }
 }

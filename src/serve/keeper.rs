@@ -3,10 +3,12 @@
 //! It parses nothing of the image. Its states:
 //!
 //! ```text
-//! waiting ── hand-over ──▶ open ── last member gone ──▶ lingering ── time is up ──▶ closed ── worker ended ──▶ exit
-//!    │ first container gone   ▲          │  a member joins │                          (serves whoever still
-//!    ▼                        └──────────┴─────────────────┘                           shows the mount)
-//!   exit
+//! waiting ─ hand-over ─▶ starting ─ share ─▶ open ─ last member gone ─▶ lingering ─ time is up ─▶ closed ─▶ exit
+//!    │ first container gone    │               ▲         a member joins │                         ▲   worker ended
+//!    ▼                         │               └────────────────────────┘                         │
+//!   exit                       └── first container gone, or nobody can join ─────────────────────┘
+//!
+//! Closed, it serves on whoever still shows the mount.
 //! ```
 
 use std::fs::File;
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SocketFlags;
 
-use super::message::{self, HAND_OVER, JOIN, WELCOME};
+use super::message::{self, HAND_OVER, JOIN, Message, SHARE, WELCOME};
 use super::rendezvous::Place;
 use super::{Namespaces, Request, worker};
 use crate::sys::process::{self, Ended, Fork};
@@ -73,11 +75,9 @@ pub fn run(server: Server) -> ! {
             .collect();
     become_server(&keep);
     drop(keep);
-    let Server { request, meeting_point, control } = server;
-    let handed_over = message::receive(control.as_fd());
-    drop(control);
-    let Ok(Some(message)) = handed_over else { give_up(meeting_point) };
-    let Some(mut keeper) = Keeper::new(request, meeting_point, message) else { process::exit(1) };
+    let handed_over = message::receive(server.control.as_fd());
+    let Ok(Some(Message { kind: HAND_OVER, fds })) = handed_over else { give_up(server.meeting_point) };
+    let Some(mut keeper) = Keeper::new(server, fds) else { process::exit(1) };
     keeper.serve();
     process::exit(0)
 }
@@ -119,8 +119,17 @@ struct Keeper {
     slots: SlotTable,
     queues: Vec<OwnedFd>,
     worker: Worker,
-    /// Everything that lets others join; none once the server is closed.
-    open: Option<Open>,
+    door: Door,
+}
+
+/// Whether others may join.
+enum Door {
+    /// Not yet: the first container's process is still at work on the template.
+    Starting { control: OwnedFd, listener: OwnedFd, place: Place, linger: Duration },
+    /// They may.
+    Open(Open),
+    /// Not any more, or never.
+    Closed,
 }
 
 struct Worker {
@@ -145,58 +154,22 @@ struct Open {
 }
 
 impl Keeper {
-    fn new(
-        request: Request,
-        meeting_point: Option<(OwnedFd, Place)>,
-        message: message::Message,
-    ) -> Option<Self> {
-        let mut queues = message.fds;
-        if message.kind != HAND_OVER {
-            return None;
-        }
-        let open = match meeting_point {
-            Some((listener, place)) if message.shared == 1 && queues.len() > 3 => {
-                let template = queues.pop()?;
-                let user = queues.pop()?;
-                let members = vec![queues.pop()?];
-                let namespaces = Namespaces { user, template };
-                let linger = request.linger;
-                Some(Open {
-                    listener,
-                    place,
-                    namespaces,
-                    linger,
-                    callers: vec![],
-                    members,
-                    alone_since: None,
-                    retry_at: None,
-                })
-            }
-            Some((listener, place)) => {
-                drop(listener);
-                place.remove(place.lock().ok()?);
-                None
-            }
-            None => None,
-        };
+    fn new(server: Server, queues: Vec<OwnedFd>) -> Option<Self> {
+        let Server { request, meeting_point, control } = server;
         let slots = SlotTable::new(queues.len()).ok()?;
-        let options =
-            worker::Options { offset: request.offset, length: request.length, owner: request.owner };
+        let options = worker::Options { offset: request.offset, length: request.length, owner: request.owner };
         let worker = spawn(&request.image, options, &slots, &queues)?;
-        Some(Self { image: request.image, options, slots, queues, worker, open })
+        let door = match meeting_point {
+            Some((listener, place)) => Door::Starting { control, listener, place, linger: request.linger },
+            None => Door::Closed,
+        };
+        Some(Self { image: request.image, options, slots, queues, worker, door })
     }
 
     fn serve(&mut self) {
         let (mut fruitless, mut answered) = (0, self.answered());
         loop {
-            let worker_gone = match &mut self.open {
-                Some(open) => open.wait(self.worker.lifeline.as_fd()),
-                None => wait_until_readable(self.worker.lifeline.as_fd()),
-            };
-            if self.open.as_mut().is_some_and(Open::wants_to_close) {
-                self.close();
-            }
-            if worker_gone {
+            if self.wait() {
                 let ended = process::wait_for(self.worker.pid);
                 if matches!(ended, Ok(Ended::Exited(worker::UNMOUNTED))) || fruitless > HOPELESS {
                     break;
@@ -208,8 +181,57 @@ impl Keeper {
                 self.worker = worker;
             }
         }
-        while self.open.is_some() {
-            self.close();
+        if let Door::Starting { place, .. } | Door::Open(Open { place, .. }) = &self.door
+            && let Ok(lock) = place.lock()
+        {
+            place.remove(lock);
+        }
+    }
+
+    /// Waits for whatever comes next and deals with it; true when the worker is gone.
+    fn wait(&mut self) -> bool {
+        let lifeline = self.worker.lifeline.as_fd();
+        match &mut self.door {
+            Door::Closed => wait_until_readable([lifeline]) == [true],
+            Door::Open(open) => {
+                let worker_gone = open.wait(lifeline);
+                if open.wants_to_close() {
+                    self.close();
+                }
+                worker_gone
+            }
+            Door::Starting { control, .. } => {
+                let [worker_gone, said] = wait_until_readable([lifeline, control.as_fd()]);
+                if said {
+                    let message = message::receive(control.as_fd());
+                    self.end_of_start(message.unwrap_or(None));
+                }
+                worker_gone
+            }
+        }
+    }
+
+    /// The first container's process has finished the template, or ended without.
+    fn end_of_start(&mut self, message: Option<Message>) {
+        let Door::Starting { listener, place, linger, .. } = std::mem::replace(&mut self.door, Door::Closed)
+        else {
+            return;
+        };
+        if let Some(Message { kind: SHARE, mut fds }) = message
+            && let (Some(template), Some(user), Some(member)) = (fds.pop(), fds.pop(), fds.pop())
+        {
+            self.door = Door::Open(Open {
+                listener,
+                place,
+                namespaces: Namespaces { user, template },
+                linger,
+                callers: vec![],
+                members: vec![member],
+                alone_since: None,
+                retry_at: None,
+            });
+        } else if let Ok(lock) = place.lock() {
+            place.remove(lock);
         }
     }
 
@@ -233,22 +255,18 @@ impl Keeper {
 
     /// Takes the socket away and lets the namespaces go, unless someone is just about to join.
     fn close(&mut self) {
-        let Some(mut open) = self.open.take() else { return };
+        let Door::Open(mut open) = std::mem::replace(&mut self.door, Door::Closed) else { return };
         // Whoever holds the lock is about to connect to us; waiting for it here could wait for each other.
         let Ok(lock) = open.place.try_lock() else {
             open.retry_at = Some(Instant::now() + Duration::from_millis(5));
-            self.open = Some(open);
+            self.door = Door::Open(open);
             return;
         };
-        if open.accept() && self.worker_lives() {
-            self.open = Some(open);
+        if open.accept() {
+            self.door = Door::Open(open);
             return;
         }
         open.place.remove(lock);
-    }
-
-    fn worker_lives(&self) -> bool {
-        process::is_alive(self.worker.pid)
     }
 }
 
@@ -318,7 +336,7 @@ impl Open {
             let Ok(Some(mut message)) = message::receive(caller.as_fd()) else { continue };
             let (JOIN, Some(member)) = (message.kind, message.fds.pop()) else { continue };
             let namespaces = [self.namespaces.user.as_fd(), self.namespaces.template.as_fd()];
-            if message::send(caller.as_fd(), WELCOME, 0, &namespaces).is_ok() {
+            if message::send(caller.as_fd(), WELCOME, &namespaces).is_ok() {
                 self.members.push(member);
             }
         }
@@ -333,9 +351,12 @@ fn retain_not_ready(fds: &mut Vec<OwnedFd>, ready: &[bool]) {
     });
 }
 
-fn wait_until_readable(fd: BorrowedFd<'_>) -> bool {
-    let mut waiting = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    rustix::event::poll(&mut waiting, None).is_ok()
+/// Waits for any of the descriptors to have something to say, or to have ended, and tells which.
+fn wait_until_readable<const N: usize>(fds: [BorrowedFd<'_>; N]) -> [bool; N] {
+    let mut waiting = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    // Interrupted, nothing is ready: the caller comes again.
+    let _ = rustix::event::poll(&mut waiting, None);
+    waiting.map(|fd| !fd.revents().is_empty())
 }
 
 /// Forks a worker on the same image, queues and slots.

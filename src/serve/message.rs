@@ -16,8 +16,10 @@ const MOST_FDS: usize = 24;
 pub const JOIN: u8 = b'J';
 /// The answer to JOIN: the user namespace and the template mount namespace come with it.
 pub const WELCOME: u8 = b'W';
-/// The first container's process hands over: FUSE queues; then, if the server may be shared, pidfd and namespaces.
+/// The first container's process hands over the FUSE queues.
 pub const HAND_OVER: u8 = b'H';
+/// It lets others join: its pidfd, the user namespace and the finished template come with it.
+pub const SHARE: u8 = b'S';
 
 /// Two connected sockets that keep messages apart.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -25,21 +27,20 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Sends one message.
-pub fn send(socket: BorrowedFd<'_>, kind: u8, shared: u8, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send(socket: BorrowedFd<'_>, kind: u8, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
     }
-    let bytes = [kind, shared];
+    let bytes = [kind];
     rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// A message: its kind, its one byte of content and its descriptors.
+/// A message: its kind and its descriptors.
 pub struct Message {
     pub kind: u8,
-    pub shared: u8,
     pub fds: Vec<OwnedFd>,
 }
 
@@ -47,7 +48,7 @@ pub struct Message {
 pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Message>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = [0; 2];
+    let mut bytes = [0; 1];
     let received = loop {
         let buffers = &mut [IoSliceMut::new(&mut bytes)];
         match rustix::net::recvmsg(socket.as_fd(), buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
@@ -65,7 +66,7 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Message>> {
             fds.extend(rights);
         }
     }
-    Ok(Some(Message { kind: bytes[0], shared: bytes[1], fds }))
+    Ok(Some(Message { kind: bytes[0], fds }))
 }
 
 #[cfg(test)]
@@ -76,10 +77,10 @@ mod tests {
     fn descriptors_arrive_with_their_message_and_a_closed_peer_is_none() {
         let (here, there) = pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
-        send(here.as_fd(), JOIN, 7, &[file.as_fd()]).unwrap();
-        send(here.as_fd(), WELCOME, 0, &[]).unwrap();
+        send(here.as_fd(), JOIN, &[file.as_fd()]).unwrap();
+        send(here.as_fd(), WELCOME, &[]).unwrap();
         let first = receive(there.as_fd()).unwrap().unwrap();
-        assert_eq!((first.kind, first.shared, first.fds.len()), (JOIN, 7, 1));
+        assert_eq!((first.kind, first.fds.len()), (JOIN, 1));
         let second = receive(there.as_fd()).unwrap().unwrap();
         assert_eq!((second.kind, second.fds.len()), (WELCOME, 0));
         drop(here);

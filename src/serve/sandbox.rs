@@ -1,23 +1,34 @@
 //! What a worker may still do: read its image, talk FUSE, use memory. It parses bytes that anyone may have made.
 
+use std::collections::BTreeMap;
+
 use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr};
-use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
 
 use crate::sys::process;
 
-/// Shuts the file systems for this thread and those it starts, before any is started. Kernels without Landlock
-/// (before 5.13) leave it to [`forbid_other_calls`].
-pub fn forbid_files() {
+/// Shuts everything else for this thread and those it starts. Best effort by design: a kernel without Landlock
+/// (before 5.13) or without seccomp leaves the other one.
+pub fn enter() {
     let _ = process::set_no_new_privileges();
-    // Best effort by design: what this kernel knows of the rights is taken away.
     let _ = Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V5))
         .and_then(Ruleset::create)
         .map(landlock::RulesetCreated::restrict_self);
+    if let Some(program) = filter() {
+        let _ = seccompiler::apply_filter(&program);
+    }
 }
 
-/// Leaves all threads of the process only the calls that serving needs; every other one gives EPERM.
-pub fn forbid_other_calls() {
+/// The filter of system calls. What is not allowed does not exist (ENOSYS), so that the C library falls back from
+/// clone3, whose flags no filter can see, to clone, of which only threads are allowed.
+fn filter() -> Option<BpfProgram> {
+    let thread = u64::try_from(libc::CLONE_THREAD).ok()?;
+    let is_thread =
+        SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread).ok()?;
     let allowed = [
         libc::SYS_read,
         libc::SYS_pread64,
@@ -44,19 +55,16 @@ pub fn forbid_other_calls() {
         libc::SYS_sigaltstack,
         libc::SYS_rseq,
         libc::SYS_set_robust_list,
+        libc::SYS_sched_getaffinity,
         libc::SYS_restart_syscall,
         libc::SYS_tgkill,
         libc::SYS_exit,
         libc::SYS_exit_group,
     ];
-    let rules = allowed.into_iter().map(|call| (call, vec![])).collect();
-    let Ok(architecture) = TargetArch::try_from(std::env::consts::ARCH) else { return };
-    let refuse = SeccompAction::Errno(libc::EPERM as u32);
-    let program = SeccompFilter::new(rules, refuse, SeccompAction::Allow, architecture)
-        .ok()
-        .and_then(|filter| seccompiler::BpfProgram::try_from(filter).ok());
-    if let Some(program) = program {
-        // Without seccomp in the kernel Landlock alone remains.
-        let _ = seccompiler::apply_filter_all_threads(&program);
-    }
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        allowed.into_iter().map(|call| (call, Vec::new())).collect();
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_thread]).ok()?]);
+    let architecture = TargetArch::try_from(std::env::consts::ARCH).ok()?;
+    let refuse = SeccompAction::Errno(libc::ENOSYS as u32);
+    SeccompFilter::new(rules, refuse, SeccompAction::Allow, architecture).ok()?.try_into().ok()
 }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread::Scope;
 
 use zerocopy::{Immutable, IntoBytes};
@@ -46,49 +46,52 @@ pub fn run(image: &File, options: Options, slots: &SlotTable, queues: &[OwnedFd]
     process::set_name(c"skiff-worker");
     process::tune_allocator();
     let (Ok(slots), Ok(image)) = (slots.remapped(), image.try_clone()) else { process::exit(FAILED) };
-    sandbox::forbid_files();
+    // Before any thread is started: each inherits what is forbidden.
+    sandbox::enter();
     let files = Files::new(Arc::new(image), options);
     let alone = Mutex::new(());
     let ahead = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_AHEAD);
-    // All wait twice: until every thread has begun, since the C library ends the process when a thread cannot
-    // register itself with the kernel (rseq), and until other calls are forbidden.
-    let gate = Barrier::new(queues.len() + ahead + 1);
     std::thread::scope(|scope| {
-        let (files, alone, gate) = (&files, &alone, &gate);
-        for (index, queue) in queues.iter().enumerate() {
-            let slot = slots.slot(index);
-            start(scope, gate, move || serve_queue(files, slot, queue.as_fd(), alone));
+        let (files, alone, slots) = (&files, &alone, &slots);
+        // This thread serves the first queue at once, because the first container waits for it. A worker that
+        // takes over starts all threads first: any slot may hold a request.
+        let takes_over = (0..slots.len()).any(|index| wire::request(slots.slot(index).request()).is_some());
+        let start_others = || {
+            for (index, queue) in queues.iter().enumerate().skip(1) {
+                start(scope, move || serve_queue(files, slots.slot(index), queue.as_fd(), alone, || ()));
+            }
+            for _ in 0..ahead {
+                start(scope, move || files.read_ahead());
+            }
+        };
+        if takes_over {
+            start_others();
+            serve_queue(files, slots.slot(0), queues[0].as_fd(), alone, || ());
+        } else {
+            serve_queue(files, slots.slot(0), queues[0].as_fd(), alone, start_others);
         }
-        for _ in 0..ahead {
-            start(scope, gate, move || files.read_ahead());
-        }
-        gate.wait();
-        sandbox::forbid_other_calls();
-        gate.wait();
     });
     process::exit(FAILED)
 }
 
-fn start<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    gate: &'scope Barrier,
-    work: impl FnOnce() + Send + 'scope,
-) {
+fn start<'scope>(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() + Send + 'scope) {
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES).name("skiff-worker".into());
-    let started = thread.spawn_scoped(scope, move || {
-        gate.wait();
-        gate.wait();
-        work();
-    });
-    if started.is_err() {
+    if thread.spawn_scoped(scope, work).is_err() {
         process::exit(FAILED);
     }
 }
 
-/// Ends the process when the queue does.
-fn serve_queue(files: &Files, mut slot: Slot<'_>, queue: BorrowedFd<'_>, alone: &Mutex<()>) {
+/// Ends the process when the queue does. `after_first` is done once the first request is answered.
+fn serve_queue(
+    files: &Files,
+    mut slot: Slot<'_>,
+    queue: BorrowedFd<'_>,
+    alone: &Mutex<()>,
+    after_first: impl FnOnce(),
+) {
     let mut answer = Answer::default();
     take_over(files, &slot, queue, alone, &mut answer);
+    let mut after_first = Some(after_first);
     loop {
         match slot.receive(queue) {
             Ok(_) => {}
@@ -102,6 +105,9 @@ fn serve_queue(files: &Files, mut slot: Slot<'_>, queue: BorrowedFd<'_>, alone: 
         if let Some((header, _)) = wire::request(slot.request()) {
             answer_request(files, &slot, queue, &mut answer);
             slot.finish(header.unique);
+        }
+        if let Some(after_first) = after_first.take() {
+            after_first();
         }
     }
 }

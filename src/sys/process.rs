@@ -172,13 +172,3 @@ pub fn set_no_new_privileges() -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
-
-/// Whether a child that was not waited for yet still runs.
-pub fn is_alive(pid: libc::pid_t) -> bool {
-    // SAFETY: WNOWAIT leaves the child as it is; zeroes are a valid siginfo_t, which the kernel fills.
-    unsafe {
-        let mut facts: libc::siginfo_t = std::mem::zeroed();
-        let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut facts, how) == 0 && facts.si_pid() == 0
-    }
-}
