@@ -16,8 +16,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, Root, RunPlan};
 use crate::serve::{self, Meeting, Namespaces, Owner, Starter};
 use crate::sys::fuse;
-use crate::sys::process::{self, Fork};
 use crate::sys::mount::{self, Extent};
+use crate::sys::process::{self, Fork};
 
 /// Gives this process a user namespace and a mount namespace of its own.
 pub fn enter(plan: &RunPlan) -> Result<()> {

@@ -11,8 +11,8 @@
 //! so that two mounts of one directory are seen to be one, and a target is made (see
 //! [`super::MountPoint`]) only where it really is missing.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::collections::btree_map::{BTreeMap, Entry as Slot};
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};

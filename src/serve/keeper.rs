@@ -157,7 +157,8 @@ impl Keeper {
     fn new(server: Server, queues: Vec<OwnedFd>) -> Option<Self> {
         let Server { request, meeting_point, control } = server;
         let slots = SlotTable::new(queues.len()).ok()?;
-        let options = worker::Options { offset: request.offset, length: request.length, owner: request.owner };
+        let options =
+            worker::Options { offset: request.offset, length: request.length, owner: request.owner };
         let worker = spawn(&request.image, options, &slots, &queues)?;
         let door = match meeting_point {
             Some((listener, place)) => Door::Starting { control, listener, place, linger: request.linger },
