@@ -25,12 +25,21 @@ pub fn enter(plan: &RunPlan) -> Result<()> {
     new_mount_namespace()
 }
 
-/// The same, with the image served; gives the image's root as a detached mount.
-pub fn enter_with_image(plan: &RunPlan, image: File) -> Result<OwnedFd> {
+/// The same, with the image served; gives the image's root as a detached mount, and what is left to do for those
+/// that come later.
+pub fn enter_with_image(plan: &RunPlan, image: File) -> Result<(OwnedFd, Option<Template>)> {
     match serve::meet(request(plan, image)?)? {
-        Meeting::Joined(namespaces) => join(&namespaces),
-        Meeting::First(starter) => begin(plan, starter),
+        Meeting::Joined(namespaces) => Ok((join(&namespaces)?, None)),
+        Meeting::First(starter) => begin(plan, starter).map(|(root, template)| (root, Some(template))),
     }
+}
+
+/// The template mount namespace of a new server, which others can join once it is [finished](Template::finish).
+pub struct Template {
+    starter: Starter,
+    namespaces: Namespaces,
+    /// The container's own mount namespace.
+    own: OwnedFd,
 }
 
 fn request(plan: &RunPlan, image: File) -> Result<serve::Request> {
@@ -64,7 +73,7 @@ fn join(served: &Namespaces) -> Result<OwnedFd> {
 }
 
 /// The first container: makes the namespaces and the file system that others will join.
-fn begin(plan: &RunPlan, starter: Starter) -> Result<OwnedFd> {
+fn begin(plan: &RunPlan, starter: Starter) -> Result<(OwnedFd, Template)> {
     let trying = || "cannot mount the image".to_owned();
     new_user_namespace(&plan.ids)?;
     new_mount_namespace()?;
@@ -76,11 +85,22 @@ fn begin(plan: &RunPlan, starter: Starter) -> Result<OwnedFd> {
     starter.hand_over(&queues)?;
     // With the server gone, requests must fail rather than wait for descriptors that we hold.
     drop(queues);
-    leave_only_the_image().context(Kind::Host, trying)?;
-    starter.share(&Namespaces { user, template });
-    let root = mount::clone_mount(Path::new("/"), Extent::Mount).context(Kind::Host, trying)?;
+    let root = mount::clone_mount(Path::new(MOUNTED_AT), Extent::Mount).context(Kind::Host, trying)?;
     setns(&own, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
-    Ok(root)
+    Ok((root, Template { starter, namespaces: Namespaces { user, template }, own }))
+}
+
+impl Template {
+    /// Leaves the image alone in the template and lets others join. Comes last, since it waits for the server,
+    /// which starts while this process does its other work. The process is in its own root directory again after.
+    pub fn finish(self) -> Result<()> {
+        let trying = || "cannot let others share the image's server".to_owned();
+        setns(&self.namespaces.template, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
+        leave_only_the_image().context(Kind::Host, || "cannot mount the image".into())?;
+        self.starter.share(&self.namespaces);
+        setns(&self.own, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
+        Ok(())
+    }
 }
 
 /// Where the template's FUSE mount is made: the one directory that surely exists, since the device is in it.

@@ -129,10 +129,9 @@ fn start(request: Request, meeting_point: Option<(OwnedFd, Place)>) -> Result<Me
     }
 }
 
-/// As many queues as processors may be used, since idle threads cost nothing; two at least, since one thread may
-/// wait for what another one answers (see `worker`).
+/// As many queues as processors may be used, since idle threads cost nothing.
 fn queue_count() -> usize {
-    keeper::processors().clamp(2, MOST_QUEUES)
+    keeper::processors().clamp(1, MOST_QUEUES)
 }
 
 impl Starter {

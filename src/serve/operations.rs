@@ -16,7 +16,7 @@ use super::worker::{Answer, Options};
 use super::{Owner, wire::RequestHeader};
 use crate::error::Result;
 use crate::image::source::Source;
-use crate::image::squashfs::{Block, Bytes, Content, Inode, InodeRef, OpenOptions, Squashfs};
+use crate::image::squashfs::{Block, Content, Inode, InodeRef, OpenOptions, Squashfs};
 
 /// Memory for decoded data, in bytes. With the metadata below it and two processes' own needs, the server stays
 /// under 64 MiB.
@@ -99,23 +99,6 @@ impl Files {
         }
     }
 
-    /// The rest of the block that a READ ended in, with its place in the file: decoded it is already, and the
-    /// kernel, which reads programs and the first bytes of files in small pieces, will ask for it next.
-    pub fn rest_of_block(&self, header: &RequestHeader, request: &[u8]) -> Option<(u64, Bytes)> {
-        let image = self.image.as_ref().filter(|_| header.opcode == opcode::READ)?;
-        let (read, _) = wire::arguments::<wire::ReadIn>(request)?;
-        let inode = inode(image, header.node).ok()?;
-        let end = read.offset.checked_add(u64::from(read.size)).filter(|end| *end < inode.size)?;
-        let within = (end % u64::from(image.superblock().block_size)) as usize;
-        if within == 0 || !matches!(inode.content, Content::Regular(_)) {
-            return None;
-        }
-        match image.block(&inode, end / u64::from(image.superblock().block_size)).ok()? {
-            Block::Data(bytes) if bytes.len() > within => Some((end, bytes.slice(within, bytes.len()))),
-            _ => None,
-        }
-    }
-
     /// What follows an answer: reading ahead of what was read.
     pub fn after(&self, header: &RequestHeader, request: &[u8]) {
         if let (opcode::READ, Some(image)) = (header.opcode, &self.image)
@@ -126,12 +109,10 @@ impl Files {
         }
     }
 
-    /// Decodes ahead of readers, for ever: the life of one thread. `store` puts data of a node into the page cache.
-    pub fn read_ahead(&self, store: impl Fn(u64, u64, &[u8])) {
+    /// Decodes ahead of readers, for ever: the life of one thread.
+    pub fn read_ahead(&self) {
         if let Some(image) = &self.image {
-            self.read_ahead.decode(image, |inode, offset, data| {
-                store(node_of(image, inode.reference), offset, data);
-            });
+            self.read_ahead.decode(image);
         }
     }
 

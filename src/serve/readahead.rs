@@ -3,7 +3,7 @@
 //! Three patterns are seen. *A file read in sequence*: the blocks after the one just read. *Files read in the order
 //! of the image* (tar, cp -r): the fragment block after the one just read, since small files that lie together are
 //! packed together. *A program or library that is opened*: it is mapped, and read by page faults here and there, each
-//! of which would wait for a block; so its blocks are decoded at once and put into the page cache unasked.
+//! of which would wait for a block to be decoded; so its blocks are decoded at once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -16,14 +16,12 @@ const REMEMBERED: usize = 64;
 const MOST_AHEAD: u64 = 4;
 /// Work that waits; more is dropped, since the readers are faster than we are then.
 const MOST_WAITING: usize = 32;
-/// Blocks of a program or library that are put into the page cache when it is opened.
+/// Blocks of a program or library that are decoded when it is opened.
 const PROGRAM_BLOCKS: u64 = 16;
 
 /// One thing to decode.
 enum Work {
     Block(Arc<Inode>, u64),
-    /// A block that goes into the page cache as well.
-    Program(Arc<Inode>, u64),
     Fragment(u32),
 }
 
@@ -73,8 +71,8 @@ impl ReadAhead {
         for index in state.next_blocks(inode.reference.0, first, after, blocks) {
             state.ask(Work::Block(Arc::clone(inode), index));
         }
-        for index in after - 1..if program { blocks.min(PROGRAM_BLOCKS) } else { 0 } {
-            state.ask(Work::Program(Arc::clone(inode), index));
+        for index in after..if program { blocks.min(PROGRAM_BLOCKS) } else { 0 } {
+            state.ask(Work::Block(Arc::clone(inode), index));
         }
         if let Some(fragment) = fragment_of(inode).filter(|_| after == blocks)
             && let Some(next) = state.next_fragment(fragment)
@@ -88,8 +86,8 @@ impl ReadAhead {
         }
     }
 
-    /// Decodes what is asked for, for ever. `store` puts a block of a file into the page cache.
-    pub fn decode(&self, image: &Squashfs, store: impl Fn(&Inode, u64, &[u8])) {
+    /// Decodes what is asked for, for ever.
+    pub fn decode(&self, image: &Squashfs) {
         loop {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let work = loop {
@@ -105,11 +103,6 @@ impl ReadAhead {
             let _ = match work {
                 Work::Block(inode, index) => image.prefetch_block(&inode, index),
                 Work::Fragment(index) => image.prefetch_fragment(index),
-                Work::Program(inode, index) => image.block(&inode, index).map(|block| {
-                    if let Block::Data(bytes) = block {
-                        store(&inode, index * u64::from(image.superblock().block_size), &bytes);
-                    }
-                }),
             };
         }
     }

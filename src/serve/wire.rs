@@ -172,19 +172,6 @@ pub struct DirectoryEntry {
     pub kind: u32,
 }
 
-/// The `error` of a message that puts data into the page cache unasked (`FUSE_NOTIFY_STORE`, kernel 2.6.36).
-pub const NOTIFY_STORE: i32 = 4;
-
-/// What follows its header, before the data.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-pub struct StoreOut {
-    pub node: u64,
-    pub offset: u64,
-    pub size: u32,
-    pub padding: u32,
-}
-
 /// Arguments of a request, if it is long enough for them.
 pub fn arguments<T: FromBytes + KnownLayout + Immutable>(request: &[u8]) -> Option<(T, &[u8])> {
     let body = request.get(size_of::<RequestHeader>()..)?;
@@ -199,9 +186,8 @@ pub fn request(slot: &[u8]) -> Option<(RequestHeader, &[u8])> {
     (bytes.len() >= size_of::<RequestHeader>()).then_some((header, bytes))
 }
 
-/// The header of an answer: `error` is 0 or a negative errno, `result_bytes` what follows. Of a message that answers
-/// nothing `unique` is 0 and `error` its kind.
-pub fn message_header(unique: u64, error: i32, result_bytes: usize) -> [u8; ANSWER_HEADER_BYTES] {
+/// The header of an answer: `error` is 0 or a negative errno, `result_bytes` what follows.
+pub fn answer_header(unique: u64, error: i32, result_bytes: usize) -> [u8; ANSWER_HEADER_BYTES] {
     let mut header = [0; ANSWER_HEADER_BYTES];
     header[..4].copy_from_slice(&((ANSWER_HEADER_BYTES + result_bytes) as u32).to_le_bytes());
     header[4..8].copy_from_slice(&error.to_le_bytes());

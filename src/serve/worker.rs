@@ -30,15 +30,6 @@ const FAILED: i32 = 1;
 const MOST_AHEAD: usize = 4;
 const STACK_BYTES: usize = 512 << 10;
 
-/// What the threads of a worker do one at a time.
-#[derive(Default)]
-struct Locks {
-    /// Trying a request again that is suspected of killing workers.
-    alone: Mutex<()>,
-    /// Putting data into the page cache unasked.
-    storing: Mutex<()>,
-}
-
 /// What a worker must know besides its descriptors.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -58,28 +49,26 @@ pub fn run(image: &File, options: Options, slots: &SlotTable, queues: &[OwnedFd]
     // Before any thread is started: each inherits what is forbidden.
     sandbox::enter();
     let files = Files::new(Arc::new(image), options);
-    let locks = Locks::default();
+    let alone = Mutex::new(());
     let ahead = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_AHEAD);
     std::thread::scope(|scope| {
-        let (files, locks, slots) = (&files, &locks, &slots);
+        let (files, alone, slots) = (&files, &alone, &slots);
         // This thread serves the first queue at once, because the first container waits for it. A worker that
         // takes over starts all threads first: any slot may hold a request.
         let takes_over = (0..slots.len()).any(|index| wire::request(slots.slot(index).request()).is_some());
         let start_others = || {
             for (index, queue) in queues.iter().enumerate().skip(1) {
-                start(scope, move || serve_queue(files, slots.slot(index), queue.as_fd(), locks, || ()));
+                start(scope, move || serve_queue(files, slots.slot(index), queue.as_fd(), alone, || ()));
             }
             for _ in 0..ahead {
-                start(scope, move || {
-                    files.read_ahead(|node, offset, data| store(queues[0].as_fd(), node, offset, data))
-                });
+                start(scope, move || files.read_ahead());
             }
         };
         if takes_over {
             start_others();
-            serve_queue(files, slots.slot(0), queues[0].as_fd(), locks, || ());
+            serve_queue(files, slots.slot(0), queues[0].as_fd(), alone, || ());
         } else {
-            serve_queue(files, slots.slot(0), queues[0].as_fd(), locks, start_others);
+            serve_queue(files, slots.slot(0), queues[0].as_fd(), alone, start_others);
         }
     });
     process::exit(FAILED)
@@ -97,11 +86,11 @@ fn serve_queue(
     files: &Files,
     mut slot: Slot<'_>,
     queue: BorrowedFd<'_>,
-    locks: &Locks,
+    alone: &Mutex<()>,
     after_first: impl FnOnce(),
 ) {
     let mut answer = Answer::default();
-    take_over(files, &slot, queue, locks, &mut answer);
+    take_over(files, &slot, queue, alone, &mut answer);
     let mut after_first = Some(after_first);
     loop {
         match slot.receive(queue) {
@@ -113,16 +102,9 @@ fn serve_queue(
                 _ => process::exit(FAILED),
             },
         }
-        if let Some((header, bytes)) = wire::request(slot.request()) {
+        if let Some((header, _)) = wire::request(slot.request()) {
             answer_request(files, &slot, queue, &mut answer);
             slot.finish(header.unique);
-            // The store waits for pages that are being read, so one thread at most may wait there: another one has
-            // to answer those reads.
-            if let Ok(_storing) = locks.storing.try_lock()
-                && let Some((offset, rest)) = files.rest_of_block(&header, bytes)
-            {
-                store(queue, header.node, offset, &rest);
-            }
         }
         if let Some(after_first) = after_first.take() {
             after_first();
@@ -131,7 +113,7 @@ fn serve_queue(
 }
 
 /// Answers what the worker before this one left unanswered in the slot.
-fn take_over(files: &Files, slot: &Slot<'_>, queue: BorrowedFd<'_>, locks: &Locks, answer: &mut Answer) {
+fn take_over(files: &Files, slot: &Slot<'_>, queue: BorrowedFd<'_>, alone: &Mutex<()>, answer: &mut Answer) {
     let Some((header, _)) = wire::request(slot.request()) else { return };
     if header.unique == slot.answered().load(Ordering::Acquire) {
         return;
@@ -141,7 +123,7 @@ fn take_over(files: &Files, slot: &Slot<'_>, queue: BorrowedFd<'_>, locks: &Lock
         answer.error(libc::EIO);
         answer.send(queue, header.unique);
     } else {
-        let _alone = (blame > 0).then(|| locks.alone.lock());
+        let _alone = (blame > 0).then(|| alone.lock());
         slot.retrying().store(1, Ordering::Relaxed);
         answer_request(files, slot, queue, answer);
         slot.retrying().store(0, Ordering::Relaxed);
@@ -164,15 +146,6 @@ fn answer_request(files: &Files, slot: &Slot<'_>, queue: BorrowedFd<'_>, answer:
         answer.send(queue, header.unique);
     }
     files.after(&header, bytes);
-}
-
-/// Puts data of a file into the kernel's page cache before it is asked for.
-fn store(queue: BorrowedFd<'_>, node: u64, offset: u64, data: &[u8]) {
-    let place = wire::StoreOut { node, offset, size: data.len() as u32, padding: 0 };
-    let header = wire::message_header(0, wire::NOTIFY_STORE, size_of_val(&place) + data.len());
-    let parts = [IoSlice::new(&header), IoSlice::new(place.as_bytes()), IoSlice::new(data)];
-    // What the kernel does not take it will ask for.
-    let _ = rustix::io::writev(queue, &parts);
 }
 
 /// The answer to one request; its buffers are used again for the next.
@@ -239,7 +212,7 @@ impl Answer {
         });
         let bytes: Vec<&[u8]> = std::iter::once(self.bytes.as_slice()).chain(pieces).collect();
         let length = bytes.iter().map(|bytes| bytes.len()).sum();
-        let header = wire::message_header(unique, -self.errno, length);
+        let header = wire::answer_header(unique, -self.errno, length);
         let parts: Vec<IoSlice<'_>> =
             std::iter::once(header.as_slice()).chain(bytes).map(IoSlice::new).collect();
         let _ = rustix::io::writev(queue, &parts);

@@ -30,7 +30,7 @@ fn tree(place: &Place) -> PathBuf {
     write("closed/inside/file", b"hidden");
     write("read-only/file", b"kept");
     // Large enough for several threads, of a period that no block size divides.
-    let large: Vec<u8> = (0..20_000_000_u32).map(|n| (n % 65_521 >> 3) as u8).collect();
+    let large: Vec<u8> = (0..20_000_000_u32).map(|n| ((n % 65_521) >> 3) as u8).collect();
     write("a/large", &large);
     for n in 0..700 {
         write(&format!("many/{n}"), format!("content {n}").repeat(n % 50).as_bytes());
