@@ -121,7 +121,10 @@ impl fmt::Display for Error {
 
 /// An operating system error without Rust's "(os error N)", in lower case as the rest.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let text = error.to_string();
+    let text = match error.downcast_ref::<nix::Error>() {
+        Some(errno) => std::io::Error::from(*errno).to_string(),
+        None => error.to_string(),
+    };
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
     match letters.next() {
@@ -172,6 +175,12 @@ mod tests {
         assert_eq!(error.exit_code(), 255);
         let outer = Error::new(Kind::Program, "cannot run").because(error);
         assert_eq!(outer.to_string(), "cannot run: cannot open image \"a.sif\": no such file or directory");
+    }
+
+    #[test]
+    fn every_source_of_errnos_is_worded_alike() {
+        let error = Error::host("x").because(nix::Error::ENOENT);
+        assert_eq!(error.to_string(), "x: no such file or directory");
     }
 
     #[test]
