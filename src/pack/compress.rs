@@ -3,24 +3,11 @@
 //! Each thread owns a `Compressor`, whose tables are allocated once. The result of a block depends on its
 //! bytes and the options alone, never on what was compressed before; determinism rests on this.
 
+pub use crate::image::squashfs::Compressor as CompressionKind;
+
 use crate::error::{Error, Kind, Result};
 use liblzma::stream::{Action, Check, Filters, LzmaOptions, Status, Stream};
 use zstd::zstd_safe::{self, CCtx, CParameter};
-
-/// The compressors of SquashFS 4.0 that images in use have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CompressionKind {
-    /// zlib streams, written by libdeflate.
-    Gzip,
-    /// LZO1X.
-    Lzo,
-    /// xz streams with CRC-32.
-    Xz,
-    /// LZ4 blocks.
-    Lz4,
-    /// Zstandard frames.
-    Zstd,
-}
 
 /// A compressor and how hard it tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,28 +25,6 @@ impl Default for Compression {
 }
 
 impl CompressionKind {
-    /// The number in the superblock.
-    pub fn id(self) -> u16 {
-        match self {
-            Self::Gzip => 1,
-            Self::Lzo => 3,
-            Self::Xz => 4,
-            Self::Lz4 => 5,
-            Self::Zstd => 6,
-        }
-    }
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Gzip => "gzip",
-            Self::Lzo => "lzo",
-            Self::Xz => "xz",
-            Self::Lz4 => "lz4",
-            Self::Zstd => "zstd",
-        }
-    }
-
     /// The levels that can be asked for, and the usual one; `None` where there is no choice.
     pub fn levels(self) -> Option<(i32, i32, i32)> {
         match self {
