@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Instant;
 
 use crate::cli::Global;
@@ -22,36 +23,41 @@ pub fn run(args: &RunArgs, global: &Global, action: Action) -> Result<i32> {
     let config = Config::load(&config::files(|name| host.variable(name)))?;
     let image = image::open(&args.image)?;
     let opened = started.elapsed();
-    let plan = plan_for(args, action, &host, &config, &image)?;
+    let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());
+    let request = Request {
+        action,
+        flags: &args.container,
+        words: &args.command,
+        image: &path,
+        root: root_of(&image, &path),
+        machine: image.sif.as_ref().and_then(|sif| machine(sif.architecture().name())),
+    };
+    if args.container.dry_run {
+        return print(&plan::decide(&request, &host, &config, &image.tree()?)?, args.container.json);
+    }
+    // The image's server starts while the plan is decided.
+    let server = launch::meet_server(&plan::decide_serving(&request, &host, &config)?, &image.file)?;
+    let plan = plan::decide(&request, &host, &config, &image.tree()?)?;
     if global.detail() > 1 {
         let (opened, planned) = (opened.as_micros(), (started.elapsed() - opened).as_micros());
-        eprintln!("skiff: image opened after {opened} us, planned in {planned} us");
-    }
-    if args.container.dry_run {
-        return print(&plan, args.container.json);
+        eprintln!("skiff: image opened after {opened} us, server met and planned in {planned} us");
     }
     for warning in &plan.warnings {
         warn(global, warning);
     }
-    let never: Infallible = launch::exec(&plan, &image.file)?;
+    let never: Infallible = launch::exec(&plan, server)?;
     match never {}
 }
 
-fn plan_for(args: &RunArgs, action: Action, host: &Host, config: &Config, image: &Image) -> Result<RunPlan> {
-    let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());
-    let root = match &image.partition {
+fn root_of(image: &Image, path: &Path) -> Root {
+    match &image.partition {
         Some(partition) => Root::Image {
-            path: HostPath(path.clone()),
+            path: HostPath(path.to_owned()),
             offset: partition.offset(),
             length: partition.length(),
         },
-        None => Root::Directory(HostPath(path.clone())),
-    };
-    let machine = image.sif.as_ref().and_then(|sif| machine(sif.architecture().name()));
-    let request =
-        Request { action, flags: &args.container, words: &args.command, image: &path, root, machine };
-    let tree = image.tree()?;
-    plan::decide(&request, host, config, &tree)
+        None => Root::Directory(HostPath(path.to_owned())),
+    }
 }
 
 /// Go's name of a processor (which SIF goes by) as `uname -m` has it.

@@ -17,22 +17,52 @@ mod rootfs;
 
 use std::convert::Infallible;
 use std::fs::File;
+use std::time::Duration;
 
-use crate::error::{Context, Result};
-use crate::plan::{Root, RunPlan};
+use crate::error::{Context, Error, Kind, Result};
+use crate::plan::{IdMap, Root, RunPlan, Serving};
+use crate::serve::{self, Meeting, Owner};
 
-/// Runs `plan`; `image` is its image, opened: the file of a [`Root::Image`]. Returns only when something failed.
+/// The image's server, met or started; no container is in it yet.
+pub struct Server(Meeting);
+
+/// Finds or starts the server of `image`, the file of a [`Root::Image`]. It is done before the rest of the plan is
+/// decided, so that a new server makes itself ready meanwhile; one that is dropped again ends.
+///
+/// # Errors
+/// An image that cannot be looked at, no more processes.
+pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
+    let Serving { root, ids, serve } = serving;
+    let Root::Image { path, offset, length } = root else { return Ok(None) };
+    let image = image.try_clone().tried(|| format!("cannot use the image {:?}", path.0))?;
+    let request = serve::Request {
+        image,
+        offset: *offset,
+        length: *length,
+        owner: match *ids {
+            IdMap::Caller { uid, gid } => Owner::Caller { uid, gid },
+            IdMap::Whole => Owner::Image,
+        },
+        scope: serve.scope.clone(),
+        linger: Duration::from_millis(serve.linger_ms),
+        rendezvous: serve.rendezvous.iter().map(|path| path.0.clone()).collect(),
+        start: serve.start.iter().map(|path| path.0.clone()).collect(),
+    };
+    Ok(Some(Server(serve::meet(request)?)))
+}
+
+/// Runs `plan` with the server of its image. Returns only when something failed.
 ///
 /// # Errors
 /// What the host does not allow, mounts that cannot be made, a program that cannot be executed.
-pub fn exec(plan: &RunPlan, image: &File) -> Result<Infallible> {
-    let (lower, template) = match &plan.root {
-        Root::Image { path, .. } => {
-            let image = image.try_clone().tried(|| format!("cannot use the image {:?}", path.0))?;
-            let (root, template) = namespaces::enter_with_image(plan, image)?;
+pub fn exec(plan: &RunPlan, server: Option<Server>) -> Result<Infallible> {
+    let (lower, template) = match (&plan.root, server) {
+        (Root::Image { .. }, Some(server)) => {
+            let (root, template) = namespaces::enter_with_image(plan, server.0)?;
             (rootfs::Lower::Mount(root), template)
         }
-        Root::Directory(path) => {
+        (Root::Image { .. }, None) => return Err(Error::new(Kind::Internal, "the image has no server")),
+        (Root::Directory(path), _) => {
             namespaces::enter(plan)?;
             (rootfs::Lower::Directory(path.0.clone()), None)
         }

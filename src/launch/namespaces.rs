@@ -6,15 +6,14 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::pipe::PipeFlags;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{IdMap, Root, RunPlan};
-use crate::serve::{self, Meeting, Namespaces, Owner, Starter};
+use crate::plan::{IdMap, RunPlan};
+use crate::serve::{Meeting, Namespaces, Starter};
 use crate::sys::fuse;
 use crate::sys::mount::{self, Extent};
 use crate::sys::process::{self, Fork};
@@ -27,8 +26,8 @@ pub fn enter(plan: &RunPlan) -> Result<()> {
 
 /// The same, with the image served; gives the image's root as a detached mount, and what is left to do for those
 /// that come later.
-pub fn enter_with_image(plan: &RunPlan, image: File) -> Result<(OwnedFd, Option<Template>)> {
-    match serve::meet(request(plan, image)?)? {
+pub fn enter_with_image(plan: &RunPlan, server: Meeting) -> Result<(OwnedFd, Option<Template>)> {
+    match server {
         Meeting::Joined(namespaces) => Ok((join(&namespaces)?, None)),
         Meeting::First(starter) => begin(plan, starter).map(|(root, template)| (root, Some(template))),
     }
@@ -40,24 +39,6 @@ pub struct Template {
     namespaces: Namespaces,
     /// The container's own mount namespace.
     own: OwnedFd,
-}
-
-fn request(plan: &RunPlan, image: File) -> Result<serve::Request> {
-    let Root::Image { offset, length, .. } = &plan.root else {
-        return Err(Error::new(Kind::Internal, "a directory needs no server"));
-    };
-    Ok(serve::Request {
-        image,
-        offset: *offset,
-        length: *length,
-        owner: match plan.ids {
-            IdMap::Caller { uid, gid } => Owner::Caller { uid, gid },
-            IdMap::Whole => Owner::Image,
-        },
-        scope: plan.serve.scope.clone(),
-        linger: Duration::from_millis(plan.serve.linger_ms),
-        rendezvous: plan.serve.rendezvous.iter().map(|path| path.0.clone()).collect(),
-    })
 }
 
 /// Another container of this image stands: its user namespace, a fresh copy of the caller's mounts, its image.

@@ -197,6 +197,21 @@ pub struct ServeOptions {
     pub linger_ms: u64,
     /// Where rendezvous sockets may be made, best first.
     pub rendezvous: Vec<HostPath>,
+    /// What the program starts with, as far as its name tells, in the order of use: a new server decodes these while
+    /// the container is prepared. Some may not exist.
+    pub start: Vec<ContainerPath>,
+}
+
+/// The part of the plan that the image's server needs. It is decided first, so that a new server makes itself ready
+/// while the rest is decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Serving {
+    /// What becomes the root file system.
+    pub root: Root,
+    /// Which ids the user namespace maps.
+    pub ids: IdMap,
+    /// How the image is served.
+    pub serve: ServeOptions,
 }
 
 /// What the program is.
@@ -230,6 +245,7 @@ pub struct Request<'a> {
 /// Decides a container run.
 pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree) -> Result<RunPlan> {
     process::check_machine(request, host)?;
+    let Serving { root, ids, serve } = decide_serving(request, host, config)?;
     let mut view = target::View::new(host, image);
     let mounts = mounts::plan_mounts(request, host, config, &mut view)?;
     let cwd = process::working_directories(request, host, &mut view)?;
@@ -243,13 +259,13 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
     let env::Environment { variables: env, shell } = env::compose(request, host, &facts, &mut view)?;
     let argv = shell.into_iter().chain(argv).collect();
     Ok(RunPlan {
-        root: request.root.clone(),
-        ids: ids::id_map(host),
+        root,
+        ids,
         mount_points: mounts.mount_points,
         overlays: mounts.overlays,
         mounts: mounts.mounts,
         process: Process { argv, env, cwd: cwd.into_iter().map(ContainerPath).collect() },
-        serve: plan_serve(host, config)?,
+        serve,
         warnings: mounts.warnings,
     })
 }
@@ -257,7 +273,8 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
 /// Milliseconds that a server waits for another container unless told otherwise.
 const LINGER_MS: u64 = 10_000;
 
-fn plan_serve(host: &Host, config: &Config) -> Result<ServeOptions> {
+/// Decides how the image is served, which depends on the least.
+pub fn decide_serving(request: &Request<'_>, host: &Host, config: &Config) -> Result<Serving> {
     let scope = match host.slurm_step() {
         Some((job, step)) => format!("slurm:{}.{}", job.to_string_lossy(), step.to_string_lossy()),
         None => format!("cgroup:{}", host.cgroup()),
@@ -277,7 +294,9 @@ fn plan_serve(host: &Host, config: &Config) -> Result<ServeOptions> {
         rendezvous.push(HostPath(directory.join("skiff")));
     }
     rendezvous.push(HostPath(format!("/tmp/skiff-{}", host.uid).into()));
-    Ok(ServeOptions { scope, linger_ms, rendezvous })
+    let start = process::start_files(request, host);
+    let serve = ServeOptions { scope, linger_ms, rendezvous, start };
+    Ok(Serving { root: request.root.clone(), ids: ids::id_map(host), serve })
 }
 
 fn as_text<S: serde::Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {

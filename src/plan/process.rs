@@ -4,12 +4,59 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::target::{View, tidy};
-use super::{Action, Request, TargetKind};
+use super::{Action, ContainerPath, Request, TargetKind};
 use crate::error::{Error, Result};
 use crate::host::Host;
 
 /// What `skiff run` runs: the image's runscript, or what very old images have in its place.
 const RUNSCRIPTS: [&str; 2] = ["/.singularity.d/runscript", "/singularity"];
+
+/// Where images keep their programs.
+const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin"];
+
+/// What nearly every program of a processor's Linux starts with: the loader, what it looks up, the C library where
+/// distributions have it.
+const START_LIBRARIES: &[(&str, &[&str])] = &[
+    (
+        "x86_64",
+        &[
+            "/lib64/ld-linux-x86-64.so.2",
+            "/etc/ld.so.cache",
+            "/lib/x86_64-linux-gnu/libc.so.6",
+            "/usr/lib64/libc.so.6",
+            "/lib/ld-musl-x86_64.so.1",
+        ],
+    ),
+    (
+        "aarch64",
+        &[
+            "/lib/ld-linux-aarch64.so.1",
+            "/etc/ld.so.cache",
+            "/lib/aarch64-linux-gnu/libc.so.6",
+            "/usr/lib64/libc.so.6",
+            "/lib/ld-musl-aarch64.so.1",
+        ],
+    ),
+];
+
+/// The files that the program will start with, told by its name alone: the image is not looked into, and some may
+/// not exist.
+pub fn start_files(request: &Request<'_>, host: &Host) -> Vec<ContainerPath> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    match (request.action, request.words.first().map(Path::new)) {
+        (Action::Exec, Some(program)) if program.is_absolute() => files.push(program.into()),
+        (Action::Exec, Some(program)) if program.components().count() == 1 => {
+            files.extend(PROGRAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(program)));
+        }
+        // A program of the host, started by a path from the working directory.
+        (Action::Exec, _) => {}
+        (Action::Run, _) => files.extend([RUNSCRIPTS[0].into(), "/bin/sh".into()]),
+        (Action::Shell, _) => files.push("/bin/bash".into()),
+    }
+    let libraries = START_LIBRARIES.iter().find(|(machine, _)| *machine == host.machine);
+    files.extend(libraries.into_iter().flat_map(|(_, paths)| paths.iter().map(PathBuf::from)));
+    files.into_iter().map(ContainerPath).collect()
+}
 
 /// Fails when the image is for another processor and nothing here emulates it.
 pub fn check_machine(request: &Request<'_>, host: &Host) -> Result<()> {

@@ -36,6 +36,8 @@ pub struct Starter {
     control: OwnedFd,
     shared: bool,
     queues: usize,
+    /// The process between this one and the server. It ends at once, and is waited for when that takes no time.
+    between: libc::pid_t,
 }
 
 /// Finds the image's server or starts one.
@@ -107,23 +109,13 @@ fn start(request: Request, meeting_point: Option<(OwnedFd, Place)>) -> Result<Me
     let queues = queue_count();
     // Twice, so that the server is nobody's child here; silently, so that the user's program finds no trace.
     match process::fork_silently().context(Kind::Host, trying)? {
-        Fork::Parent(child) => {
-            drop(servers_end);
-            match process::wait_for(child) {
-                Ok(process::Ended::Exited(0)) => Ok(Meeting::First(Starter { control, shared, queues })),
-                // The caller ignores SIGCHLD, so the kernel has reaped it; hand_over tells if it failed.
-                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
-                    Ok(Meeting::First(Starter { control, shared, queues }))
-                }
-                _ => Err(Error::host(trying()).hint("raise the limit on processes (ulimit -u)")),
-            }
-        }
+        Fork::Parent(between) => Ok(Meeting::First(Starter { control, shared, queues, between })),
         Fork::Child => match process::fork() {
             Ok(Fork::Parent(_)) => process::exit(0),
             Err(_) => process::exit(1),
             Ok(Fork::Child) => {
                 drop(control);
-                keeper::run(Server { request, meeting_point, control: servers_end })
+                keeper::run(Server { request, meeting_point, control: servers_end, queues })
             }
         },
     }
@@ -145,6 +137,15 @@ impl Starter {
     /// # Errors
     /// When the server has ended already.
     pub fn hand_over(&self, queues: &[OwnedFd]) -> Result<()> {
+        match process::wait_for(self.between) {
+            Ok(process::Ended::Exited(0)) => {}
+            // The caller ignores SIGCHLD, so the kernel has reaped it; sending tells if it failed.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
+            _ => {
+                return Err(Error::host("cannot start the image's server")
+                    .hint("raise the limit on processes (ulimit -u)"));
+            }
+        }
         let fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
         message::send(self.control.as_fd(), HAND_OVER, &fds)
             .context(Kind::Internal, || "the image's server ended before it served".into())

@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub struct Server {
     pub meeting_point: Option<(OwnedFd, Place)>,
     /// The connection to the container's process that started the server.
     pub control: OwnedFd,
+    /// How many FUSE queues that process will hand over.
+    pub queues: usize,
 }
 
 /// The processors that this process may use once its affinity is widened to its cpuset.
@@ -75,10 +78,14 @@ pub fn run(server: Server) -> ! {
             .collect();
     become_server(&keep);
     drop(keep);
+    // The worker makes itself ready while the container's process mounts the file system.
+    let Some((slots, worker)) = first_worker(&server) else { give_up(server.meeting_point) };
     let handed_over = message::receive(server.control.as_fd());
-    let Ok(Some(Message { kind: HAND_OVER, fds })) = handed_over else { give_up(server.meeting_point) };
-    let Some(mut keeper) = Keeper::new(server, fds) else { process::exit(1) };
-    keeper.serve();
+    let Ok(Some(Message { kind: HAND_OVER, fds: queues })) = handed_over else {
+        give_up(server.meeting_point)
+    };
+    worker.hand_over(&queues);
+    Keeper::new(server, slots, queues, worker).serve();
     process::exit(0)
 }
 
@@ -138,6 +145,39 @@ struct Worker {
     lifeline: OwnedFd,
 }
 
+impl Worker {
+    /// Forks a worker, which waits for its queues.
+    fn spawn(image: &File, options: worker::Options, slots: &SlotTable, start: &[PathBuf]) -> Option<Self> {
+        let (lifeline, workers_end) = message::pair().ok()?;
+        match process::fork().ok()? {
+            Fork::Parent(pid) => Some(Self { pid, lifeline }),
+            Fork::Child => {
+                let keep = [image.as_fd(), slots.memory(), workers_end.as_fd()];
+                let _ = process::close_all_but(&keep);
+                worker::run(image, options, slots, start, workers_end.as_fd())
+            }
+        }
+    }
+
+    /// Gives it the queues to serve.
+    fn hand_over(&self, queues: &[OwnedFd]) {
+        let queues: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
+        // A worker that is gone already is noticed by its lifeline.
+        let _ = message::send(self.lifeline.as_fd(), HAND_OVER, &queues);
+    }
+}
+
+fn first_worker(server: &Server) -> Option<(SlotTable, Worker)> {
+    let slots = SlotTable::new(server.queues).ok()?;
+    let request = &server.request;
+    let worker = Worker::spawn(&request.image, options(request), &slots, &request.start)?;
+    Some((slots, worker))
+}
+
+fn options(request: &Request) -> worker::Options {
+    worker::Options { offset: request.offset, length: request.length, owner: request.owner }
+}
+
 struct Open {
     listener: OwnedFd,
     place: Place,
@@ -154,17 +194,14 @@ struct Open {
 }
 
 impl Keeper {
-    fn new(server: Server, queues: Vec<OwnedFd>) -> Option<Self> {
-        let Server { request, meeting_point, control } = server;
-        let slots = SlotTable::new(queues.len()).ok()?;
-        let options =
-            worker::Options { offset: request.offset, length: request.length, owner: request.owner };
-        let worker = spawn(&request.image, options, &slots, &queues)?;
+    fn new(server: Server, slots: SlotTable, queues: Vec<OwnedFd>, worker: Worker) -> Self {
+        let Server { request, meeting_point, control, .. } = server;
+        let options = options(&request);
         let door = match meeting_point {
             Some((listener, place)) => Door::Starting { control, listener, place, linger: request.linger },
             None => Door::Closed,
         };
-        Some(Self { image: request.image, options, slots, queues, worker, door })
+        Self { image: request.image, options, slots, queues, worker, door }
     }
 
     fn serve(&mut self) {
@@ -178,7 +215,8 @@ impl Keeper {
                 self.put_blame(matches!(ended, Ok(Ended::Killed(libc::SIGKILL))));
                 fruitless = if answered == self.answered() { fruitless + 1 } else { 0 };
                 answered = self.answered();
-                let Some(worker) = spawn(&self.image, self.options, &self.slots, &self.queues) else { break };
+                let Some(worker) = Worker::spawn(&self.image, self.options, &self.slots, &[]) else { break };
+                worker.hand_over(&self.queues);
                 self.worker = worker;
             }
         }
@@ -358,20 +396,6 @@ fn wait_until_readable<const N: usize>(fds: [BorrowedFd<'_>; N]) -> [bool; N] {
     // Interrupted, nothing is ready: the caller comes again.
     let _ = rustix::event::poll(&mut waiting, None);
     waiting.map(|fd| !fd.revents().is_empty())
-}
-
-/// Forks a worker on the same image, queues and slots.
-fn spawn(image: &File, options: worker::Options, slots: &SlotTable, queues: &[OwnedFd]) -> Option<Worker> {
-    let (lifeline, workers_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
-    match process::fork().ok()? {
-        Fork::Parent(pid) => Some(Worker { pid, lifeline }),
-        Fork::Child => {
-            let mut keep = vec![image.as_fd(), slots.memory(), workers_end.as_fd()];
-            keep.extend(queues.iter().map(AsFd::as_fd));
-            let _ = process::close_all_but(&keep);
-            worker::run(image, options, slots, queues)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ mod tests {
             scope: scope.into(),
             linger: std::time::Duration::from_millis(linger),
             rendezvous: vec![],
+            start: vec![],
         };
         let key = of(&request(0, "job 1", 0)).unwrap();
         assert_eq!(key, of(&request(0, "job 1", 500)).unwrap());

@@ -4,12 +4,11 @@
 //! skiff exec (P)                     keeper                              worker
 //!   meet ── connect ── no socket
 //!     lock, listen, fork twice ───▶ own session, no descriptor of P's
-//!   user and mount namespaces,
+//!   decide the plan                 fork ────────────────────────────▶ sandbox, open the image, threads,
+//!   user and mount namespaces,                                          decode what P's program starts with
 //!   mount(2) "fuse"
-//!   hand_over ── FUSE queues, ────▶ fork ────────────────────────────▶ open the image, sandbox,
-//!                namespaces         poll: socket, pidfds, worker        a thread for each queue:
-//!   container, execve                                                   read request → slot
-//!                                                                       answer
+//!   hand_over ── FUSE queues ─────▶ ── queues ───────────────────────▶ a thread for each queue:
+//!   container, execve               poll: socket, pidfds, worker        read request → slot, answer
 //! skiff exec (Q)
 //!   meet ── connect ──────────────▶ namespaces ──▶ Q joins
 //!                                   worker died: fork another, which answers what is in the slots
@@ -71,4 +70,7 @@ pub struct Request {
     pub linger: std::time::Duration,
     /// Directories that a rendezvous socket may be made in, best first.
     pub rendezvous: Vec<PathBuf>,
+    /// Files that the first container's program starts with, as paths inside the image, in the order of their use:
+    /// a new server decodes them while the container is being prepared. Those that do not exist are passed over.
+    pub start: Vec<PathBuf>,
 }

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::readahead::ReadAhead;
@@ -27,6 +28,8 @@ const INODES_KEPT: usize = 16 << 10;
 
 const FOR_EVER: u64 = u64::MAX;
 const MAX_PAGES: u16 = 256;
+/// Blocks of each file of the start that are decoded before anyone asks.
+const START_BLOCKS: u64 = 16;
 /// Requests that the kernel may have under way without anyone waiting (read-ahead).
 const MAX_BACKGROUND: u16 = 64;
 
@@ -106,6 +109,21 @@ impl Files {
             && let Ok(inode) = inode(image, header.node)
         {
             self.read_ahead.note(image, &inode, read.offset, read.size);
+        }
+    }
+
+    /// Decodes the first blocks of the files that a program is about to start with.
+    pub fn decode_start(&self, paths: &[PathBuf]) {
+        let Some(image) = &self.image else { return };
+        for path in paths {
+            // What is missing or broken is reported to who really reads it.
+            if let Ok(Some((_, inode))) = image.resolve(path) {
+                for block in
+                    0..inode.size.div_ceil(u64::from(image.superblock().block_size)).min(START_BLOCKS)
+                {
+                    let _ = image.prefetch_block(&inode, block);
+                }
+            }
         }
     }
 

@@ -31,6 +31,8 @@ fn filter() -> Option<BpfProgram> {
         SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread).ok()?;
     let allowed = [
         libc::SYS_read,
+        // The keeper sends the queues.
+        libc::SYS_recvmsg,
         libc::SYS_pread64,
         libc::SYS_write,
         libc::SYS_writev,

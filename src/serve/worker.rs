@@ -8,13 +8,16 @@
 use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::Scope;
 
 use zerocopy::{Immutable, IntoBytes};
 
 use super::keeper::ENOUGH_BLAME;
+use super::message::{self, HAND_OVER, Message};
 use super::operations::Files;
 use super::{Owner, sandbox, wire};
 use crate::image::squashfs::Bytes;
@@ -41,8 +44,15 @@ pub struct Options {
     pub owner: Owner,
 }
 
-/// Serves until the file system is unmounted. Ends the process.
-pub fn run(image: &File, options: Options, slots: &SlotTable, queues: &[OwnedFd]) -> ! {
+/// Makes itself ready, waits for the keeper's queues and serves them until the file system is unmounted. Ends the
+/// process.
+pub fn run(
+    image: &File,
+    options: Options,
+    slots: &SlotTable,
+    start: &[PathBuf],
+    keeper: BorrowedFd<'_>,
+) -> ! {
     process::set_name(c"skiff-worker");
     process::tune_allocator();
     let (Ok(slots), Ok(image)) = (slots.remapped(), image.try_clone()) else { process::exit(FAILED) };
@@ -53,45 +63,54 @@ pub fn run(image: &File, options: Options, slots: &SlotTable, queues: &[OwnedFd]
     let ahead = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_AHEAD);
     std::thread::scope(|scope| {
         let (files, alone, slots) = (&files, &alone, &slots);
-        // This thread serves the first queue at once, because the first container waits for it. A worker that
-        // takes over starts all threads first: any slot may hold a request.
-        let takes_over = (0..slots.len()).any(|index| wire::request(slots.slot(index).request()).is_some());
-        let start_others = || {
-            for (index, queue) in queues.iter().enumerate().skip(1) {
-                start(scope, move || serve_queue(files, slots.slot(index), queue.as_fd(), alone, || ()));
-            }
-            for _ in 0..ahead {
-                start(scope, move || files.read_ahead());
-            }
-        };
-        if takes_over {
-            start_others();
-            serve_queue(files, slots.slot(0), queues[0].as_fd(), alone, || ());
-        } else {
-            serve_queue(files, slots.slot(0), queues[0].as_fd(), alone, start_others);
+        // All threads wait for work before there is any: any slot may hold a request of a dead worker, and the
+        // first container waits for its first answer.
+        for number in 0..ahead {
+            spawn(scope, move || {
+                if number == 0 {
+                    files.decode_start(start);
+                }
+                files.read_ahead();
+            });
         }
+        let others: Vec<Sender<OwnedFd>> = (1..slots.len())
+            .map(|index| {
+                let (give, take) = channel();
+                spawn(scope, move || {
+                    if let Ok(queue) = take.recv() {
+                        serve_queue(files, slots.slot(index), &queue, alone);
+                    }
+                });
+                give
+            })
+            .collect();
+        // The keeper ended before there was anything to serve.
+        let Ok(Some(Message { kind: HAND_OVER, fds })) = message::receive(keeper) else {
+            process::exit(UNMOUNTED)
+        };
+        let mut queues = fds.into_iter();
+        let Some(first) = queues.next() else { process::exit(FAILED) };
+        for (other, queue) in others.iter().zip(queues) {
+            // Its receiver is a thread of this process that waits for it.
+            let _ = other.send(queue);
+        }
+        serve_queue(files, slots.slot(0), &first, alone);
     });
     process::exit(FAILED)
 }
 
-fn start<'scope>(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() + Send + 'scope) {
+fn spawn<'scope>(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() + Send + 'scope) {
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES).name("skiff-worker".into());
     if thread.spawn_scoped(scope, work).is_err() {
         process::exit(FAILED);
     }
 }
 
-/// Ends the process when the queue does. `after_first` is done once the first request is answered.
-fn serve_queue(
-    files: &Files,
-    mut slot: Slot<'_>,
-    queue: BorrowedFd<'_>,
-    alone: &Mutex<()>,
-    after_first: impl FnOnce(),
-) {
+/// Ends the process when the queue does.
+fn serve_queue(files: &Files, mut slot: Slot<'_>, queue: &OwnedFd, alone: &Mutex<()>) {
+    let queue = queue.as_fd();
     let mut answer = Answer::default();
     take_over(files, &slot, queue, alone, &mut answer);
-    let mut after_first = Some(after_first);
     loop {
         match slot.receive(queue) {
             Ok(_) => {}
@@ -105,9 +124,6 @@ fn serve_queue(
         if let Some((header, _)) = wire::request(slot.request()) {
             answer_request(files, &slot, queue, &mut answer);
             slot.finish(header.unique);
-        }
-        if let Some(after_first) = after_first.take() {
-            after_first();
         }
     }
 }

@@ -385,7 +385,7 @@ fn a_worker_may_read_its_image_and_nothing_else() {
             Some("busybox.sif") => "image",
             Some("fuse" | "null") => "device",
             _ if name.starts_with("/memfd:skiff-requests") => "slots",
-            _ if name.starts_with("pipe:") => "lifeline",
+            _ if name.starts_with("socket:") => "keeper",
             _ => "stray",
         }
     };
@@ -393,5 +393,6 @@ fn a_worker_may_read_its_image_and_nothing_else() {
     let kinds: Vec<&str> = fds.map(|entry| kind(entry.path())).collect();
     assert!(kinds.contains(&"image") && kinds.contains(&"slots"), "{kinds:?}");
     assert!(!kinds.contains(&"stray"), "{kinds:?}");
+    assert_eq!(kinds.iter().filter(|kind| **kind == "keeper").count(), 1, "{kinds:?}");
     shell.end();
 }
