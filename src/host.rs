@@ -46,6 +46,10 @@ pub struct Host {
     pub group_names: OnceCell<Vec<(u32, OsString)>>,
     /// See [`Host::cgroup`].
     pub cgroup: OnceCell<String>,
+    /// See [`Host::has_settings`].
+    pub settings: OnceCell<bool>,
+    /// See [`Host::terminal`].
+    pub terminal: OnceCell<Option<PathBuf>>,
 }
 
 /// The caller's passwd entry, or what stands in for it.
@@ -92,6 +96,8 @@ impl Host {
             user: OnceCell::new(),
             group_names: OnceCell::new(),
             cgroup: OnceCell::new(),
+            settings: OnceCell::new(),
+            terminal: OnceCell::new(),
         }
     }
 
@@ -103,11 +109,34 @@ impl Host {
     /// A setting of ours from the environment, `SKIFF_NAME` before its Apptainer and Singularity twins,
     /// with the variable that gave it. An empty value is no setting.
     pub fn setting(&self, name: &str) -> Option<(String, &OsStr)> {
+        if !self.has_settings() {
+            return None;
+        }
         FAMILIES.iter().find_map(|family| {
             let variable = format!("{family}_{name}");
             let value = self.variable(&variable).filter(|value| !value.is_empty())?;
             Some((variable, value))
         })
+    }
+
+    /// Whether there is any variable that may be a setting.
+    pub fn has_settings(&self) -> bool {
+        *self.settings.get_or_init(|| {
+            self.environment
+                .iter()
+                .any(|(name, _)| FAMILIES.iter().any(|family| name.as_bytes().starts_with(family.as_bytes())))
+        })
+    }
+
+    /// The terminal that the caller's standard streams lead to.
+    pub fn terminal(&self) -> Option<&Path> {
+        self.terminal.get_or_init(terminal).as_deref()
+    }
+
+    /// The kind of file system that a path is on, by the number that statfs(2) gives.
+    pub fn file_system(&self, path: &Path) -> io::Result<u64> {
+        // Numbers of 32 bits, which some processors give as negative ones.
+        Ok(u64::from(rustix::fs::statfs(self.real(path))?.f_type as u32))
     }
 
     /// Who calls, by NSS; without an entry, by the environment.
@@ -196,6 +225,13 @@ fn logical_cwd(claimed: Option<PathBuf>) -> Option<PathBuf> {
     std::env::current_dir().ok().filter(|path| path.is_absolute())
 }
 
+/// The name of the terminal on standard input, output or error.
+fn terminal() -> Option<PathBuf> {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let name = streams.into_iter().find_map(|stream| rustix::termios::ttyname(stream, Vec::new()).ok())?;
+    Some(PathBuf::from(OsString::from_vec(name.into_bytes())))
+}
+
 fn is_login_name(name: &[u8]) -> bool {
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-@+\\".contains(byte) || *byte >= 0x80;
     !name.is_empty() && name.len() <= 256 && name.iter().all(fits) && name[0] != b'-' && name != b"root"
@@ -230,6 +266,8 @@ impl Host {
             }),
             group_names: OnceCell::from(vec![(1000, "ada".into())]),
             cgroup: OnceCell::from("/user.slice".to_owned()),
+            settings: OnceCell::from(true),
+            terminal: OnceCell::from(None),
         }
     }
 

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! mod.rs     the verbs and the flags that every verb takes
-//! run.rs     exec, run, shell
+//! run.rs     exec, run, shell; in files.rs and namespaces.rs most of their flags, in other.rs those that
+//!            are answered in a sentence
 //! build.rs   build
 //! sif.rs     sif list, header, info, dump
 //! ```
@@ -13,14 +14,21 @@
 //! `docs/commands.md` is written from these types (`skiff docs`), and a test keeps it so.
 
 pub mod build;
+pub mod files;
+pub mod lazy;
+pub mod namespaces;
+pub mod other;
 pub mod run;
 pub mod sif;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use self::lazy::Lazy;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -77,6 +85,22 @@ pub struct Global {
     pub no_color: bool,
 }
 
+impl Cli {
+    /// Parses a command line. One with flags that skiff answers in a sentence is looked at a second time.
+    ///
+    /// # Errors
+    /// A mistake in it; `--help` and `--version` too.
+    pub fn of(argv: &[OsString]) -> Result<Self, clap::Error> {
+        match Self::try_parse_from(argv) {
+            Err(error) if error.kind() == ErrorKind::UnknownArgument => {
+                let matches = other::add_to(Self::command()).try_get_matches_from(argv)?;
+                Self::from_arg_matches(&matches)
+            }
+            parsed => parsed,
+        }
+    }
+}
+
 impl Global {
     /// How much to say beyond errors and warnings: 0 nothing, 1 the steps, 2 everything.
     pub fn detail(&self) -> u8 {
@@ -94,16 +118,16 @@ impl Global {
 pub enum Verb {
     /// Run a program in an image
     #[command(after_long_help = run::EXEC_EXAMPLES)]
-    Exec(run::RunArgs),
+    Exec(Lazy<run::RunArgs>),
     /// Run what the image says it is for
     #[command(after_long_help = run::RUN_EXAMPLES)]
-    Run(run::RunArgs),
+    Run(Lazy<run::RunArgs>),
     /// Start a shell in an image
     #[command(after_long_help = run::SHELL_EXAMPLES)]
-    Shell(run::RunArgs),
+    Shell(Lazy<run::RunArgs>),
     /// Make an image from a directory, or unpack one into a directory
     #[command(after_long_help = build::EXAMPLES)]
-    Build(build::BuildArgs),
+    Build(Lazy<build::BuildArgs>),
     /// Look into a SIF file
     #[command(after_long_help = sif::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
     Sif(sif::SifArgs),
@@ -135,8 +159,6 @@ pub struct DocsArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -159,6 +181,22 @@ mod tests {
         let Ok(Cli { verb: Verb::Exec(args), global }) = cli else { panic!("{cli:?}") };
         assert!(global.quiet);
         assert_eq!(args.command, ["ls", "-l"]);
+    }
+
+    #[test]
+    fn flags_that_are_answered_are_known_and_others_are_not() {
+        let parse = |words: &[&str]| Cli::of(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        let cli =
+            parse(&["skiff", "exec", "--nv", "--cpus", "2", "-c", "--nohttps", "a.sif", "ls", "--rocm"]);
+        let Ok(Cli { verb: Verb::Exec(args), .. }) = cli else { panic!("{cli:?}") };
+        assert_eq!(args.container.other.given, ["no-https", "nv", "cpus"]);
+        assert!(args.container.files.contain);
+        assert_eq!(args.command, ["ls", "--rocm"]);
+        assert_eq!(
+            parse(&["skiff", "exec", "--nvv", "a.sif"]).unwrap_err().kind(),
+            ErrorKind::UnknownArgument
+        );
+        other::add_to(Cli::command()).debug_assert();
     }
 
     #[test]

@@ -3,7 +3,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::Resettable;
 use clap::{Args, ValueHint};
+
+use super::files::FileFlags;
+use super::namespaces::NamespaceFlags;
+use super::other::OtherFlags;
 
 /// Shown by `skiff exec --help`.
 pub const EXEC_EXAMPLES: &str = "\
@@ -30,10 +35,15 @@ pub struct RunArgs {
     #[command(flatten)]
     pub container: ContainerFlags,
     /// The image: a SIF or SquashFS file, or a directory
-    #[arg(value_hint = ValueHint::FilePath)]
+    #[arg(value_hint = ValueHint::FilePath, help_heading = Resettable::Reset)]
     pub image: PathBuf,
     /// The program and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments)]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_hint = ValueHint::CommandWithArguments,
+        help_heading = Resettable::Reset
+    )]
     pub command: Vec<OsString>,
 }
 
@@ -52,6 +62,15 @@ pub struct ContainerFlags {
     /// Start in this directory of the container
     #[arg(long, alias = "pwd", value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
     pub cwd: Option<PathBuf>,
+    /// Mounts, home, overlays.
+    #[command(flatten)]
+    pub files: FileFlags,
+    /// Processes, network, identity, privileges.
+    #[command(flatten)]
+    pub namespaces: NamespaceFlags,
+    /// Flags that are answered in a sentence.
+    #[command(flatten)]
+    pub other: OtherFlags,
     /// Set a variable in the container; `$NAME` in the value is replaced unless --no-eval
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Environment")]
     pub env: Vec<OsString>,

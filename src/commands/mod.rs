@@ -18,8 +18,6 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use clap::Parser;
-
 use crate::cli::{Cli, Global, Verb};
 use crate::error::{Context, Error, Result};
 use crate::plan::Action;
@@ -29,7 +27,7 @@ const READER_GONE: i32 = 128 + libc::SIGPIPE;
 
 /// Runs the command line `argv` and returns the exit status. Errors are printed here and nowhere else.
 pub fn main(argv: impl Iterator<Item = OsString>) -> i32 {
-    let cli = match Cli::try_parse_from(as_called(argv)) {
+    let cli = match Cli::of(&as_called(argv).collect::<Vec<_>>()) {
         Ok(cli) => cli,
         Err(error) => return print_clap(&error),
     };

@@ -3,24 +3,29 @@
 //! ```text
 //! meet the image's server ─┬─ joined: its user namespace, own copy of the caller's mounts, its template's image
 //!                          └─ first:  new user namespace, own copy, new template, mount "fuse", hand over
+//! its own IPC, host name, network, where the plan says so; processes: fork, and go on as process 1
 //! assemble the root        tmpfs with mount points and made files, overlay if the image lacks any, mounts in order
 //! enter it                 pivot_root, old root away
 //! finish the template      first: image alone in it, others may join
-//! become the program       working directory, no_new_privs, SIGPIPE as it was, execve
+//! become the program       working directory, capabilities, no_new_privs, SIGPIPE as it was, execve
 //! ```
 //!
-//! All of it happens in the process that the caller started: there is no child, and what fails is returned.
+//! All of it happens in the process that the caller started: there is no child, and what fails is returned. Only a
+//! container with processes of its own needs more: [`supervise`] and [`init`].
 
+mod init;
 mod namespaces;
+mod own;
 mod process;
 mod rootfs;
+mod supervise;
 
 use std::convert::Infallible;
 use std::fs::File;
 use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{IdMap, Root, RunPlan, Serving};
+use crate::plan::{IdMap, Processes, Root, RunPlan, Serving};
 use crate::serve::{self, Meeting, Owner};
 
 /// The image's server, met or started; no container is in it yet.
@@ -41,6 +46,7 @@ pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
         length: *length,
         owner: match *ids {
             IdMap::Caller { uid, gid } => Owner::Caller { uid, gid },
+            IdMap::Root { .. } => Owner::Caller { uid: 0, gid: 0 },
             IdMap::Whole => Owner::Image,
         },
         scope: serve.scope.clone(),
@@ -67,12 +73,23 @@ pub fn exec(plan: &RunPlan, server: Option<Server>) -> Result<Infallible> {
             (rootfs::Lower::Directory(path.0.clone()), None)
         }
     };
+    own::enter(&plan.namespaces)?;
+    let first = match plan.namespaces.processes {
+        Processes::Callers => None,
+        Processes::OwnWithInit => Some(supervise::enter(true)?),
+        Processes::Own => Some(supervise::enter(false)?),
+    };
     // What is made for the container has the modes that the plan says, not what the caller's mask leaves of them.
     let mask = rustix::process::umask(rustix::fs::Mode::empty());
     rootfs::assemble_and_enter(plan, lower)?;
-    rustix::process::umask(mask);
+    rustix::process::umask(plan.process.umask.map_or(mask, rustix::fs::Mode::from));
     if let Some(template) = template {
         template.finish()?;
+    }
+    match first {
+        Some(first) if first.control.is_some() => init::start(first)?,
+        Some(first) => first.inherited.restore(),
+        None => {}
     }
     process::become_program(&plan.process)
 }

@@ -93,7 +93,7 @@ fn mount_fuse(plan: &RunPlan, queues: usize) -> Result<Vec<OwnedFd>> {
         (0..queues).map(|_| fuse::open_device()).collect::<Result<_, _>>().map_err(explain_no_device)?;
     let (uid, gid) = match plan.ids {
         IdMap::Caller { uid, gid } => (uid, gid),
-        IdMap::Whole => (0, 0),
+        IdMap::Root { .. } | IdMap::Whole => (0, 0),
     };
     let device = queues[0].as_fd();
     let options = format!(
@@ -137,15 +137,19 @@ fn new_mount_namespace() -> Result<()> {
 
 fn new_user_namespace(ids: &IdMap) -> Result<()> {
     match ids {
-        IdMap::Caller { uid, gid } => {
-            unshare(CloneFlags::CLONE_NEWUSER).map_err(explain_no_user_namespace)?;
-            // Required since kernel 3.19 before an ordinary user may map a group (CVE-2014-8989).
-            write_own("setgroups", "deny")?;
-            write_own("uid_map", &format!("{uid} {uid} 1"))?;
-            write_own("gid_map", &format!("{gid} {gid} 1"))
-        }
+        IdMap::Caller { uid, gid } => new_user_namespace_with((*uid, *gid), (*uid, *gid)),
+        IdMap::Root { uid, gid } => new_user_namespace_with((0, 0), (*uid, *gid)),
         IdMap::Whole => new_user_namespace_with_all_ids(),
     }
+}
+
+/// One user and one group.
+fn new_user_namespace_with(inside: (u32, u32), outside: (u32, u32)) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(explain_no_user_namespace)?;
+    // Required since kernel 3.19 before an ordinary user may map a group (CVE-2014-8989).
+    write_own("setgroups", "deny")?;
+    write_own("uid_map", &format!("{} {} 1", inside.0, outside.0))?;
+    write_own("gid_map", &format!("{} {} 1", inside.1, outside.1))
 }
 
 /// All ids, each to itself. Only a process outside the new namespace may write such a map, so a child does it,

@@ -6,8 +6,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::thread::CapabilitySet;
+
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::Process;
+use crate::plan::{Capabilities, Process};
 use crate::sys::{process, signals};
 
 /// Where programs are searched when the environment has no PATH, as execvp(3) does.
@@ -16,6 +18,7 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
 /// Executes the program. Returns only on failure.
 pub fn become_program(plan: &Process) -> Result<Infallible> {
     enter_working_directory(plan)?;
+    set_capabilities(&plan.capabilities)?;
     process::set_no_new_privileges().context(Kind::Host, || "cannot give up gaining privileges".into())?;
     signals::restore_sigpipe();
     let name = plan.argv.first().ok_or_else(|| Error::usage("there is no program to run"))?;
@@ -34,6 +37,36 @@ pub fn become_program(plan: &Process) -> Result<Infallible> {
     let path = plan.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     let error = search(name, path.unwrap_or(OsStr::new(DEFAULT_PATH)), &argv, &env);
     Err(explain(name, error))
+}
+
+/// Nothing for most: programs of ordinary users lose all capabilities by execve, and those of root have them all.
+fn set_capabilities(plan: &Capabilities) -> Result<()> {
+    if plan.add.is_empty() && plan.drop.is_empty() {
+        return Ok(());
+    }
+    let trying = || "cannot set the capabilities of the program".to_owned();
+    let set = |numbers: &[u8]| {
+        CapabilitySet::from_bits_retain(numbers.iter().fold(0, |set, number| set | 1_u64 << number))
+    };
+    for number in &plan.drop {
+        match rustix::thread::remove_capability_from_bounding_set(set(&[*number])) {
+            // A capability that is newer than the kernel.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error).context(Kind::Host, trying),
+        }
+    }
+    let mut sets = rustix::thread::capabilities(None).context(Kind::Host, trying)?;
+    sets.permitted &= !set(&plan.drop);
+    sets.effective &= !set(&plan.drop);
+    sets.inheritable = set(&plan.add) & sets.permitted;
+    rustix::thread::set_capabilities(None, sets).context(Kind::Host, trying)?;
+    for number in &plan.add {
+        if sets.inheritable.contains(set(&[*number])) {
+            rustix::thread::configure_capability_in_ambient_set(set(&[*number]), true)
+                .context(Kind::Host, trying)?;
+        }
+    }
+    Ok(())
 }
 
 fn enter_working_directory(plan: &Process) -> Result<()> {

@@ -1,11 +1,14 @@
 //! Assembles the container's root directory from the plan and enters it.
 //!
 //! ```text
-//! stage (a tmpfs of this container)   image/   the image, or the sandbox directory, read-only
-//!                                     points/  empty mount points that the image lacks
-//!                                     made/N   files made for this container (passwd, group)
-//!                                     root/    overlay of points over image, where the image's root lacks some;
-//!                                              else image is the root, with overlays where it lacks any
+//! stage (a tmpfs of this container)   image/    the image, or the sandbox directory
+//!                                     points/   empty mount points that the image lacks
+//!                                     layer-N/  directories that the plan lays over the image
+//!                                     changes/  upper and work directory, where the root can be written
+//!                                     made-N    files made for this container (passwd, group)
+//!                                     root/     overlay of changes, points and layers over image, where there are
+//!                                               any or the image's root lacks mount points;
+//!                                               else image is the root, with overlays where it lacks any
 //! ```
 //!
 //! Sources on the host are cloned before the stage is mounted, because it hides a directory and must not be part of
@@ -18,8 +21,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountFlags;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Mount, MountKind, MountPoint, RunPlan, TargetKind};
-use crate::sys::mount::{self, Extent};
+use crate::plan::{Held, HeldKind, HostDirectory, Mount, MountKind, MountPoint, RunPlan, TargetKind, Writes};
+use crate::sys::mount::{self, Extent, Limits};
 
 /// What lies below everything else.
 pub enum Lower {
@@ -33,17 +36,17 @@ pub enum Lower {
 /// it was cloned before.
 const STAGE_AT: &str = "/dev";
 
+/// Where in the stage what is written goes.
+const CHANGES: &str = "changes";
+
 /// Builds the root and makes it the root directory of this process.
 pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
+    make_host_directories(&plan.make)?;
     let sources = clone_sources(&plan.mounts)?;
+    let layers = clone_layers(plan)?;
     let lower = match lower {
         Lower::Mount(mount) => mount,
-        Lower::Directory(path) => {
-            let trying = || format!("cannot use the sandbox {path:?}");
-            let mount = mount::clone_mount(&path, Extent::Mount).tried(trying)?;
-            mount::make_read_only(mount.as_fd(), false, true).context(Kind::Host, trying)?;
-            mount
-        }
+        Lower::Directory(path) => clone_sandbox(&path, plan.writes == Writes::Sandbox)?,
     };
     let staging = || "cannot prepare the container's root directory".to_owned();
     mount::mount_new("tmpfs", STAGE_AT, MountFlags::NOSUID | MountFlags::NODEV, "mode=0755")
@@ -52,6 +55,10 @@ pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
     rustix::process::chdir(STAGE_AT).context(Kind::Host, staging)?;
     let image = make_directory("image").context(Kind::Host, staging)?;
     mount::attach(lower.as_fd(), image.as_fd()).context(Kind::Host, staging)?;
+    for (name, layer) in &layers {
+        let at = make_directory(name).context(Kind::Host, staging)?;
+        mount::attach(layer.as_fd(), at.as_fd()).context(Kind::Host, staging)?;
+    }
     let root = lay_mount_points(plan)?;
     for (number, (mount, source)) in plan.mounts.iter().zip(sources).enumerate() {
         let done = apply(root.as_fd(), number, mount, source.as_ref());
@@ -66,6 +73,42 @@ pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
         .context(Kind::Host, || "cannot make the image the root directory".into())
 }
 
+fn make_host_directories(directories: &[HostDirectory]) -> Result<()> {
+    for directory in directories {
+        match rustix::fs::mkdir(&directory.path.0, Mode::from(directory.mode)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => {
+                return Err(error).tried(|| format!("cannot make the directory {:?}", directory.path.0));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn clone_sandbox(path: &Path, writable: bool) -> Result<OwnedFd> {
+    let trying = || format!("cannot use the sandbox {path:?}");
+    let mount = mount::clone_mount(path, Extent::Mount).tried(trying)?;
+    let limits = Limits { read_only: !writable, no_devices: true };
+    mount::limit(mount.as_fd(), limits, Extent::Mount).context(Kind::Host, trying)?;
+    Ok(mount)
+}
+
+/// Detached copies of the layers, and of the directory for what is written, with their names in the stage.
+fn clone_layers(plan: &RunPlan) -> Result<Vec<(String, OwnedFd)>> {
+    let layers = plan.layers.iter().enumerate().map(|(number, path)| (format!("layer-{number}"), path));
+    let changes = match &plan.writes {
+        Writes::Directory(path) => Some((CHANGES.to_owned(), path)),
+        Writes::Nowhere | Writes::Memory | Writes::Sandbox => None,
+    };
+    layers
+        .chain(changes)
+        .map(|(name, path)| {
+            let trying = || format!("cannot use the overlay {:?}", path.0);
+            Ok((name, mount::clone_mount(&path.0, Extent::Tree).tried(trying)?))
+        })
+        .collect()
+}
+
 /// A detached copy of each bind's source, `None` for what has none or is optional and missing.
 fn clone_sources(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
     mounts
@@ -74,7 +117,8 @@ fn clone_sources(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
             MountKind::Bind { source, read_only } => {
                 let cloned = mount::clone_mount(&source.0, Extent::Tree).and_then(|tree| {
                     if *read_only {
-                        mount::make_read_only(tree.as_fd(), true, false)?;
+                        let limits = Limits { read_only: true, no_devices: false };
+                        mount::limit(tree.as_fd(), limits, Extent::Tree)?;
                     }
                     Ok(tree)
                 });
@@ -86,7 +130,7 @@ fn clone_sources(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
                     }
                 }
             }
-            MountKind::File { .. } | MountKind::Tmpfs { .. } => Ok(None),
+            MountKind::File { .. } | MountKind::Tmpfs { .. } | MountKind::Kernel { .. } => Ok(None),
         })
         .collect()
 }
@@ -95,7 +139,11 @@ fn clone_sources(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
 /// overlays have no upper layer, so they are read-only and files are read from the image's own page cache.
 fn lay_mount_points(plan: &RunPlan) -> Result<OwnedFd> {
     let trying = || "cannot add mount points to the image".to_owned();
-    make_mount_points(&plan.mount_points)?;
+    if plan.writes == Writes::Sandbox {
+        make_mount_points(&open_directory("image").context(Kind::Host, trying)?, &plan.mount_points)?;
+    } else if !plan.mount_points.is_empty() {
+        make_mount_points(&make_directory("points").context(Kind::Host, trying)?, &plan.mount_points)?;
+    }
     let whole = plan.overlays.iter().any(|path| path.0 == Path::new("/"));
     let root = if whole {
         make_directory("root").context(Kind::Host, trying)?;
@@ -107,15 +155,54 @@ fn lay_mount_points(plan: &RunPlan) -> Result<OwnedFd> {
     for directory in &plan.overlays {
         let at = mount::open_target(root.as_fd(), &directory.0).context(Kind::Host, trying)?;
         let below = escaped(&directory.0);
-        let layers = format!("lowerdir=points{below}:image{below},userxattr");
-        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-        mount::mount_new_at("overlay", at.as_fd(), flags, &layers).map_err(|error| {
-            let hint = "the image lacks mount points and this kernel allows no overlay to an ordinary user (kernel 5.11 or newer does); make the directories in the image, or leave the binds out";
-            Error::host(trying()).because(error).hint(hint)
-        })?;
+        let mut options = format!("lowerdir={}image{below},userxattr", upper_layers(plan, &below));
+        let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+        if plan.writes == Writes::Nowhere {
+            flags |= MountFlags::RDONLY;
+        } else {
+            options.push_str(&format!(",upperdir={CHANGES}/upper,workdir={CHANGES}/work"));
+        }
+        if plan.writes == Writes::Memory {
+            make_changes().context(Kind::Host, trying)?;
+        }
+        mount::mount_new_at("overlay", at.as_fd(), flags, &options)
+            .map_err(|error| explain_no_overlay(plan, error))?;
     }
     // Anew, to mean the overlay and not the directory it covers.
     if whole { open_directory("root").context(Kind::Host, trying) } else { Ok(root) }
+}
+
+/// What comes before the image in the list of layers.
+fn upper_layers(plan: &RunPlan, below: &str) -> String {
+    let points = (!plan.mount_points.is_empty()).then(|| format!("points{below}:")).unwrap_or_default();
+    let layers = (0..plan.layers.len()).map(|number| format!("layer-{number}:"));
+    layers.fold(points, |list, layer| list + &layer)
+}
+
+/// The directories for what is written to memory.
+fn make_changes() -> std::io::Result<()> {
+    for name in ["changes", "changes/upper", "changes/work"] {
+        make_directory(name)?;
+    }
+    Ok(())
+}
+
+fn explain_no_overlay(plan: &RunPlan, error: std::io::Error) -> Error {
+    let (trying, hint) = match &plan.writes {
+        Writes::Nowhere if plan.layers.is_empty() => (
+            "cannot add mount points to the image".to_owned(),
+            "the image lacks mount points and this kernel allows no overlay to an ordinary user (kernel 5.11 or newer does); make the directories in the image, or leave the binds out",
+        ),
+        Writes::Directory(path) => (
+            format!("cannot write to the overlay {:?}", path.0),
+            "the directory must be on a file system of this machine that can hold extended attributes, such as ext4 or xfs, and no other container may write to it; overlays of ordinary users need kernel 5.11 or newer",
+        ),
+        _ => (
+            "cannot lay an overlay over the image".to_owned(),
+            "overlays of ordinary users need kernel 5.11 or newer; or unpack the image and write to that: skiff build --sandbox DIR IMAGE, skiff exec --writable DIR",
+        ),
+    };
+    Error::host(trying).because(error).hint(hint)
 }
 
 /// A path in the options of an overlay, where `:` and `,` separate.
@@ -130,24 +217,27 @@ fn escaped(path: &Path) -> String {
     if text == "/" { String::new() } else { text }
 }
 
-fn make_mount_points(points: &[MountPoint]) -> Result<()> {
-    if points.is_empty() {
-        return Ok(());
-    }
-    let below = make_directory("points").context(Kind::Host, || "cannot make mount points".into())?;
+fn make_mount_points(below: &OwnedFd, points: &[MountPoint]) -> Result<()> {
     for point in points {
         let path = point.path.0.strip_prefix("/").unwrap_or(&point.path.0);
         let mode = Mode::from(point.mode);
-        match point.kind {
-            TargetKind::Directory => rustix::fs::mkdirat(&below, path, mode),
-            TargetKind::File => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                rustix::fs::openat(&below, path, flags, mode).map(drop)
-            }
+        let made = match point.kind {
+            TargetKind::Directory => rustix::fs::mkdirat(below, path, mode),
+            TargetKind::File => make_empty_file(below, path, mode),
+        };
+        // In a sandbox that is written, the directories above a new one are there.
+        match made {
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            other => other,
         }
         .context(Kind::Host, || format!("cannot make the mount point {:?}", point.path.0))?;
     }
     Ok(())
+}
+
+fn make_empty_file(below: &OwnedFd, path: &Path, mode: Mode) -> rustix::io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(below, path, flags, mode).map(drop)
 }
 
 fn apply(root: BorrowedFd<'_>, number: usize, mount: &Mount, source: Option<&OwnedFd>) -> Result<()> {
@@ -165,13 +255,45 @@ fn apply(root: BorrowedFd<'_>, number: usize, mount: &Mount, source: Option<&Own
             let made = make_file(number, content, *mode).context(Kind::Host, target)?;
             mount::bind_file(made.as_fd(), at.as_fd()).context(Kind::Host, target)
         }
-        MountKind::Tmpfs { mode } => {
+        MountKind::Tmpfs { mode, holds } => {
             let at = mount::open_target(root, &mount.target.0).context(Kind::Host, target)?;
             let options = format!("mode={mode:04o}");
             mount::mount_new_at("tmpfs", at.as_fd(), MountFlags::NOSUID | MountFlags::NODEV, &options)
-                .context(Kind::Host, target)
+                .context(Kind::Host, target)?;
+            if holds.is_empty() {
+                return Ok(());
+            }
+            // Anew, to mean what is mounted there now.
+            let top = mount::open_target(root, &mount.target.0).context(Kind::Host, target)?;
+            fill(&top, holds).context(Kind::Host, target)
+        }
+        MountKind::Kernel { file_system, options } => {
+            let at = mount::open_target(root, &mount.target.0).context(Kind::Host, target)?;
+            let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+            match mount::mount_new_at(file_system, at.as_fd(), flags, options) {
+                // A new one would show what the host's hides (mount_too_revealing in the kernel).
+                Err(error) if *file_system == "proc" && error.raw_os_error() == Some(libc::EPERM) => {
+                    let hosts =
+                        mount::clone_mount(Path::new("/proc"), Extent::Tree).context(Kind::Host, target)?;
+                    mount::attach(hosts.as_fd(), at.as_fd()).context(Kind::Host, target)
+                }
+                made => made.context(Kind::Host, target),
+            }
         }
     }
+}
+
+/// Makes what a new file system holds.
+fn fill(top: &OwnedFd, holds: &[Held]) -> rustix::io::Result<()> {
+    for held in holds {
+        let mode = Mode::from(held.mode);
+        match &held.kind {
+            HeldKind::Directory => rustix::fs::mkdirat(top, &held.path, mode)?,
+            HeldKind::File => make_empty_file(top, &held.path, mode)?,
+            HeldKind::Link(target) => rustix::fs::symlinkat(target, top, &held.path)?,
+        }
+    }
+    Ok(())
 }
 
 fn make_file(number: usize, content: &[u8], mode: u32) -> std::io::Result<OwnedFd> {

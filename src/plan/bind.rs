@@ -9,6 +9,13 @@
 //!
 //! A word after a comma is an option of the bind before it when it is `ro` or `rw` and that bind has
 //! options already, or a target that ends the list; else it begins the next bind.
+//!
+//! `--mount` says the same by name, one bind a line, with double quotes around what has a comma in it:
+//!
+//! ```text
+//! type=bind,source=/data,destination=/input,ro
+//! type=bind,"source=/a,b",dst=/c
+//! ```
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -26,8 +33,92 @@ pub struct Bind {
     pub target: PathBuf,
     /// Mounted read-only.
     pub read_only: bool,
+    /// Not told to nested calls.
+    pub nonested: bool,
     /// Who asked.
     pub because: Because,
+}
+
+/// What keys of `--mount` and options of `--bind` are answered that take a file out of an image.
+const IN_IMAGE: &str = "binds out of image files come later; unpack it: skiff build --sandbox DIR IMAGE";
+
+/// Reads mounts by name, one a line.
+pub fn parse_mounts(list: &OsStr, because: &Because) -> Result<Vec<Bind>> {
+    let lines = list.as_bytes().split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| parse_mount(line, because)).collect()
+}
+
+fn parse_mount(line: &[u8], because: &Because) -> Result<Bind> {
+    let fault = |why: &str| {
+        let text = String::from_utf8_lossy(line);
+        Error::usage(format!("cannot understand the mount \"{text}\" ({}): {why}", because.origin()))
+            .hint("a mount is type=bind,source=PATH,destination=PATH[,ro]; put double quotes around a field with a comma")
+    };
+    let (mut source, mut target) = (None, None);
+    let mut kind = None;
+    let (mut read_only, mut nonested) = (false, false);
+    for field in quoted_fields(line).ok_or_else(|| fault("a quote is missing"))? {
+        let equals = field.iter().position(|byte| *byte == b'=');
+        let (key, value) = match equals {
+            Some(at) => (&field[..at], Some(&field[at + 1..])),
+            None => (field.as_slice(), None),
+        };
+        let path =
+            || value.filter(|path| !path.is_empty()).map(|path| PathBuf::from(OsStr::from_bytes(path)));
+        match key {
+            b"type" => kind = value.map(<[u8]>::to_vec),
+            b"source" | b"src" => source = path(),
+            b"destination" | b"dst" | b"target" => target = path(),
+            b"ro" | b"readonly" => {
+                read_only = truth(value).ok_or_else(|| fault("\"ro\" is true or false"))?;
+            }
+            b"nonested" => nonested = true,
+            b"image-src" | b"id" => return Err(fault("it names a file in an image").hint(IN_IMAGE)),
+            b"bind-propagation" => {
+                return Err(fault(
+                    "the host sees no mount that is made in a container, and this cannot be changed",
+                ));
+            }
+            _ => return Err(fault(&format!("\"{}\" is no key of a mount", String::from_utf8_lossy(key)))),
+        }
+    }
+    match kind.as_deref() {
+        Some(b"bind") => {}
+        Some(other) => {
+            let other = String::from_utf8_lossy(other);
+            return Err(fault(&format!("type \"{other}\" is not there, only bind is")));
+        }
+        None => return Err(fault("no type")),
+    }
+    let source = source.ok_or_else(|| fault("no source"))?;
+    let target = target.ok_or_else(|| fault("no destination"))?;
+    Ok(Bind { source, target, read_only, nonested, because: because.clone() })
+}
+
+/// `ro`, `ro=true`, `ro=0`.
+fn truth(value: Option<&[u8]>) -> Option<bool> {
+    match value {
+        None | Some(b"" | b"1" | b"t" | b"T" | b"true" | b"TRUE" | b"True") => Some(true),
+        Some(b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False") => Some(false),
+        Some(_) => None,
+    }
+}
+
+/// The fields of a line of comma-separated values; `None` when a quote is not closed.
+fn quoted_fields(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut fields = vec![Vec::new()];
+    let mut quoted = false;
+    let mut bytes = line.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' if quoted && bytes.next_if_eq(&b'"').is_some() => fields.last_mut()?.push(b'"'),
+            b'"' => quoted = !quoted,
+            b',' if !quoted => fields.push(Vec::new()),
+            _ => fields.last_mut()?.push(byte),
+        }
+    }
+    fields.retain(|field| !field.is_empty());
+    (!quoted).then_some(fields)
 }
 
 /// Splits a list of binds.
@@ -66,6 +157,9 @@ fn parse_bind(item: &[u8], because: &Because) -> Result<(Bind, bool)> {
     let target = path(1).filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| source.clone());
     let read_only = match fields.get(2) {
         None => false,
+        Some(word) if word.starts_with(b"image-src=") || word.starts_with(b"id=") => {
+            return Err(fault("it names a file in an image").hint(IN_IMAGE));
+        }
         Some(word) => option(word)
             .ok_or_else(|| fault(&format!("\"{}\" is no option of a bind", String::from_utf8_lossy(word))))?,
     };
@@ -73,7 +167,7 @@ fn parse_bind(item: &[u8], because: &Because) -> Result<(Bind, bool)> {
         return Err(fault("too many colons"));
     }
     let has_options = fields.len() == 3;
-    Ok((Bind { source, target, read_only, because: because.clone() }, has_options))
+    Ok((Bind { source, target, read_only, nonested: false, because: because.clone() }, has_options))
 }
 
 fn option(word: &[u8]) -> Option<bool> {
@@ -144,6 +238,37 @@ mod tests {
         assert_eq!(binds(",/a,"), [same("/a")]);
         // A directory named "ro" of the working directory, since no options were begun.
         assert_eq!(binds("/a,ro"), [same("/a"), same("ro")]);
+    }
+
+    #[test]
+    fn mounts_are_read_by_name() {
+        let mount = |line: &str| parse_mounts(OsStr::new(line), &Because::Config);
+        let bind = |line: &str| {
+            let mut binds = mount(line).unwrap();
+            let bind = binds.pop().unwrap();
+            let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+            (text(bind.source), text(bind.target), bind.read_only, bind.nonested)
+        };
+        let is =
+            |source: &str, target: &str, ro, nonested| (source.to_owned(), target.to_owned(), ro, nonested);
+        assert_eq!(bind("type=bind,source=/a,destination=/b"), is("/a", "/b", false, false));
+        assert_eq!(bind("type=bind,src=/a:x,dst=/b,ro"), is("/a:x", "/b", true, false));
+        assert_eq!(bind("dst=/b,type=bind,src=/a,readonly=0,nonested"), is("/a", "/b", false, true));
+        assert_eq!(bind(r#"type=bind,"source=/a,b ""c""",target=/d"#), is("/a,b \"c\"", "/d", false, false));
+        assert_eq!(mount("type=bind,src=/a,dst=/b\ntype=bind,src=/c,dst=/d\n").unwrap().len(), 2);
+        for (line, why) in [
+            ("type=tmpfs,dst=/x", "type \"tmpfs\" is not there, only bind is"),
+            ("source=/a,dst=/b", "no type"),
+            ("type=bind,dst=/b", "no source"),
+            ("type=bind,src=/b", "no destination"),
+            ("type=bind,src=/a,dst=/b,ro=maybe", "\"ro\" is true or false"),
+            ("type=bind,src=/a,dst=/b,size=4", "\"size\" is no key of a mount"),
+            ("type=bind,\"src=/a,dst=/b", "a quote is missing"),
+            ("type=bind,src=/a,dst=/b,image-src=/c", "it names a file in an image"),
+        ] {
+            let error = mount(line).unwrap_err().to_string();
+            assert!(error.ends_with(&format!(": {why}")), "{error}");
+        }
     }
 
     #[test]

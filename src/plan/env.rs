@@ -59,6 +59,8 @@ const NEVER: &[&str] = &["HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "_"];
 pub struct Facts<'a> {
     /// Where the program starts.
     pub cwd: &'a Path,
+    /// The home directory inside.
+    pub home: &'a Path,
     /// Targets of the binds that the caller asked for.
     pub asked: &'a [PathBuf],
     /// The program.
@@ -111,11 +113,10 @@ pub fn compose(
     facts: &Facts<'_>,
     view: &mut View<'_>,
 ) -> Result<Environment> {
-    let home = host.user().home.as_deref().unwrap_or(Path::new("/"));
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
     let literal = request.flags.no_eval || host.setting("NO_EVAL").is_some_and(|(_, value)| is_true(value));
     let names = names(request, facts, literal);
-    let mut start = vec![(b"HOME".to_vec(), bytes(home)), (b"PWD".to_vec(), bytes(facts.cwd))];
+    let mut start = vec![(b"HOME".to_vec(), bytes(facts.home)), (b"PWD".to_vec(), bytes(facts.cwd))];
     let early = |name: &[u8]| name.ends_with(b"_CONTAINER") || name.ends_with(b"_NAME");
     start.extend(names.iter().filter(|(name, _)| early(name)).cloned());
     let ingredients = Ingredients {

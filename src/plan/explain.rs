@@ -36,6 +36,7 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
     }
     match plan.ids {
         IdMap::Caller { uid, gid } => writeln!(out, "ids      uid {uid} and gid {gid}, each to itself")?,
+        IdMap::Root { uid, gid } => writeln!(out, "ids      uid {uid} and gid {gid} to 0")?,
         IdMap::Whole => writeln!(out, "ids      all, each to itself")?,
     }
     writeln!(
@@ -98,6 +99,7 @@ fn what(kind: &MountKind, target: &Path) -> String {
         }
         MountKind::File { content, .. } => format!("made, {} bytes", content.len()),
         MountKind::Tmpfs { .. } => "empty, in memory".to_owned(),
+        MountKind::Kernel { file_system, .. } => format!("a new {file_system}"),
     }
 }
 

@@ -4,29 +4,66 @@
 //! have the same id or name, or at the end. Lines that make no sense stay as they are; a file that is not
 //! text is not touched.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::IdMap;
-use crate::host::Host;
+use super::home::Home;
+use crate::host::{Host, User};
 
 /// The ids that the user namespace maps.
-pub fn id_map(host: &Host) -> IdMap {
-    if host.uid == 0 { IdMap::Whole } else { IdMap::Caller { uid: host.uid, gid: host.gid } }
+pub fn id_map(fakeroot: bool, host: &Host) -> IdMap {
+    match (host.uid, fakeroot) {
+        (0, _) => IdMap::Whole,
+        (uid, true) => IdMap::Root { uid, gid: host.gid },
+        (uid, false) => IdMap::Caller { uid, gid: host.gid },
+    }
+}
+
+/// Who the caller is inside.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// The passwd entry.
+    pub user: User,
+    /// The home directory.
+    pub home: PathBuf,
+    /// The groups with their names.
+    pub groups: Vec<(u32, OsString)>,
+}
+
+impl Caller {
+    /// Who the caller is with these ids and this home.
+    pub fn inside(ids: &IdMap, home: &Home, host: &Host) -> Self {
+        let home = home.target.clone();
+        match ids {
+            IdMap::Root { .. } => {
+                let user = User { name: "root".into(), gecos: "root".into(), ..host.user().clone() };
+                Self { uid: 0, gid: 0, user, home, groups: vec![(0, "root".into())] }
+            }
+            IdMap::Caller { .. } | IdMap::Whole => {
+                let groups = host.group_names().to_vec();
+                Self { uid: host.uid, gid: host.gid, user: host.user().clone(), home, groups }
+            }
+        }
+    }
 }
 
 /// `/etc/passwd` for the container, from the image's (empty if it has none). `None`: leave it as it is.
 /// `has` tells whether the image has a file; a login shell that it lacks becomes `/bin/sh`.
-pub fn passwd(host: &Host, image: &[u8], has: &dyn Fn(&Path) -> bool) -> Option<Vec<u8>> {
-    let user = host.user();
-    let home = user.home.as_deref().unwrap_or(Path::new("/"));
+pub fn passwd(caller: &Caller, image: &[u8], has: &dyn Fn(&Path) -> bool) -> Option<Vec<u8>> {
+    let (user, home) = (&caller.user, &caller.home);
     let shell = if user.shell.as_os_str().is_empty() || !has(&user.shell) {
         Path::new("/bin/sh")
     } else {
         &user.shell
     };
     let name = field(user.name.as_bytes());
-    let (uid, gid) = (host.uid.to_string(), host.gid.to_string());
+    let (uid, gid) = (caller.uid.to_string(), caller.gid.to_string());
     let line = [
         &name,
         b"x".as_slice(),
@@ -38,7 +75,7 @@ pub fn passwd(host: &Host, image: &[u8], has: &dyn Fn(&Path) -> bool) -> Option<
     ]
     .join(&b':');
     let mut lines = text_lines(image)?;
-    if image.is_empty() && host.uid != 0 {
+    if image.is_empty() && caller.uid != 0 {
         lines.push(b"root:x:0:0:root:/root:/bin/sh".to_vec());
     }
     // The caller's uid under another name, and the caller's name with another uid, both give way.
@@ -47,13 +84,13 @@ pub fn passwd(host: &Host, image: &[u8], has: &dyn Fn(&Path) -> bool) -> Option<
 }
 
 /// `/etc/group` for the container, from the image's (empty if it has none). `None`: leave it as it is.
-pub fn group(host: &Host, image: &[u8], _has: &dyn Fn(&Path) -> bool) -> Option<Vec<u8>> {
-    let user = field(host.user().name.as_bytes());
+pub fn group(caller: &Caller, image: &[u8], _has: &dyn Fn(&Path) -> bool) -> Option<Vec<u8>> {
+    let user = field(caller.user.name.as_bytes());
     let mut lines = text_lines(image)?;
-    if image.is_empty() && host.gid != 0 {
+    if image.is_empty() && caller.gid != 0 {
         lines.push(b"root:x:0:".to_vec());
     }
-    for (gid, name) in host.group_names() {
+    for (gid, name) in &caller.groups {
         let (gid, name) = (gid.to_string(), field(name.as_bytes()));
         let same = |old: &[u8]| part(old, 2) == Some(gid.as_bytes());
         let mut members: Vec<Vec<u8>> = lines
@@ -112,25 +149,25 @@ fn field(text: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::OnceCell;
-
     use super::*;
-    use crate::host::User;
 
     fn everything(_: &Path) -> bool {
         true
     }
 
-    fn passwd_of(image: &str) -> String {
+    fn ada() -> Caller {
         let host = Host::made_up(Path::new("/"));
-        String::from_utf8(passwd(&host, image.as_bytes(), &everything).unwrap()).unwrap()
+        let home = crate::plan::home::plan_home(&crate::plan::asked::Asked::default(), &host).unwrap();
+        Caller::inside(&id_map(false, &host), &home, &host)
+    }
+
+    fn passwd_of(image: &str) -> String {
+        String::from_utf8(passwd(&ada(), image.as_bytes(), &everything).unwrap()).unwrap()
     }
 
     fn group_of(groups: &[(u32, &str)], image: &str) -> String {
-        let mut host = Host::made_up(Path::new("/"));
-        host.group_names =
-            OnceCell::from(groups.iter().map(|(gid, name)| (*gid, (*name).into())).collect::<Vec<_>>());
-        String::from_utf8(group(&host, image.as_bytes(), &everything).unwrap()).unwrap()
+        let groups = groups.iter().map(|(gid, name)| (*gid, (*name).into())).collect();
+        String::from_utf8(group(&Caller { groups, ..ada() }, image.as_bytes(), &everything).unwrap()).unwrap()
     }
 
     const ADA: &str = "ada:x:1000:1000:Ada:/home/ada:/bin/bash\n";
@@ -156,20 +193,15 @@ mod tests {
     #[test]
     fn malformed_lines_stay_and_binary_files_are_left_alone() {
         assert_eq!(passwd_of("\n::::\nx\n# no\n"), format!("\n::::\nx\n# no\n{ADA}"));
-        assert_eq!(passwd(&Host::made_up(Path::new("/")), b"a\0b", &everything), None);
-        assert_eq!(group(&Host::made_up(Path::new("/")), b"\0", &everything), None);
+        assert_eq!(passwd(&ada(), b"a\0b", &everything), None);
+        assert_eq!(group(&ada(), b"\0", &everything), None);
     }
 
     #[test]
     fn a_shell_that_the_image_lacks_becomes_sh_and_no_field_breaks_the_line() {
-        let mut host = Host::made_up(Path::new("/"));
-        host.user = OnceCell::from(User {
-            name: "a:b".into(),
-            gecos: "x\ny".into(),
-            home: None,
-            shell: "/bin/zsh".into(),
-        });
-        let made = passwd(&host, b"root:x:0:0::/:\n", &|_| false).unwrap();
+        let user = User { name: "a:b".into(), gecos: "x\ny".into(), home: None, shell: "/bin/zsh".into() };
+        let made =
+            passwd(&Caller { user, home: "/".into(), ..ada() }, b"root:x:0:0::/:\n", &|_| false).unwrap();
         assert_eq!(String::from_utf8(made).unwrap(), "root:x:0:0::/:\na_b:x:1000:1000:x_y:/:/bin/sh\n");
     }
 
@@ -184,10 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn root_maps_every_id_and_others_themselves() {
+    fn root_maps_every_id_and_others_themselves_or_root() {
         let mut host = Host::made_up(Path::new("/"));
-        assert_eq!(id_map(&host), IdMap::Caller { uid: 1000, gid: 1000 });
+        assert_eq!(id_map(false, &host), IdMap::Caller { uid: 1000, gid: 1000 });
+        assert_eq!(id_map(true, &host), IdMap::Root { uid: 1000, gid: 1000 });
         host.uid = 0;
-        assert_eq!(id_map(&host), IdMap::Whole);
+        assert_eq!(id_map(false, &host), IdMap::Whole);
+        assert_eq!(id_map(true, &host), IdMap::Whole);
     }
 }

@@ -4,11 +4,17 @@
 //! from the arguments, the host's facts and the image's metadata; `launch` carries it out in order and
 //! decides nothing. It can be printed (`--dry-run`), compared, and tested without any privilege.
 
+pub mod answers;
+pub mod asked;
 pub mod bind;
+mod contain;
 pub mod env;
 pub mod explain;
+pub mod home;
 pub mod ids;
 pub mod mounts;
+pub mod namespaces;
+pub mod overlay;
 pub mod process;
 pub mod shell;
 pub mod sourced;
@@ -19,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use self::asked::Asked;
 use crate::cli::run::ContainerFlags;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -40,8 +47,16 @@ pub struct ContainerPath(pub PathBuf);
 pub struct RunPlan {
     /// What becomes the root file system.
     pub root: Root,
+    /// Where what the program writes to the root goes.
+    pub writes: Writes,
+    /// Directories of the host laid over the image, the topmost first.
+    pub layers: Vec<HostPath>,
     /// Which ids the user namespace maps.
     pub ids: IdMap,
+    /// What else the container has of its own.
+    pub namespaces: Namespaces,
+    /// Directories to make on the host, if they are not there, parents first.
+    pub make: Vec<HostDirectory>,
     /// Empty mount points that the image lacks, parents first.
     pub mount_points: Vec<MountPoint>,
     /// The directories of the image that the mount points are laid over, each by an overlay of its own; none is
@@ -85,8 +100,76 @@ pub enum IdMap {
         /// Group id.
         gid: u32,
     },
+    /// The caller's uid and gid, both to 0, nothing else: the caller looks like root.
+    Root {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
     /// Every id to itself: the caller is root.
     Whole,
+}
+
+/// Where what is written to the root goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Writes {
+    /// The root cannot be written.
+    #[default]
+    Nowhere,
+    /// Memory: gone at the end.
+    Memory,
+    /// The directory `upper` of this directory, whose `work` the kernel uses meanwhile.
+    Directory(HostPath),
+    /// The sandbox that is the image.
+    Sandbox,
+}
+
+/// What a container has of its own besides its mounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Namespaces {
+    /// Whose processes it sees.
+    pub processes: Processes,
+    /// Own IPC.
+    pub ipc: bool,
+    /// Own host name.
+    pub uts: bool,
+    /// Which one, unless the host's.
+    pub hostname: Option<String>,
+    /// Own network, with the loopback device alone.
+    pub network: bool,
+}
+
+/// Whose processes a container sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Processes {
+    /// The caller's: the program is the very process that was started.
+    #[default]
+    Callers,
+    /// Its own, and an init is process 1.
+    OwnWithInit,
+    /// Its own, and the program is process 1.
+    Own,
+}
+
+/// Capabilities of the program, by number.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// Those that a program of an ordinary user gets.
+    pub add: Vec<u8>,
+    /// Those that nobody in the container can have.
+    pub drop: Vec<u8>,
+}
+
+/// A directory to make on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostDirectory {
+    /// Where.
+    pub path: HostPath,
+    /// Permission bits, if it is made.
+    pub mode: u32,
 }
 
 /// An empty file or directory to mount on, made because the image has none there.
@@ -142,11 +225,44 @@ pub enum MountKind {
         /// Its permission bits.
         mode: u32,
     },
-    /// An empty file system in memory.
+    /// A file system in memory, empty but for mount points and links.
     Tmpfs {
         /// Permission bits of its root.
         mode: u32,
+        /// What it holds, parents first.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        holds: Vec<Held>,
     },
+    /// A file system of the kernel, new for this container. Where the kernel refuses a new proc, the host's is bound.
+    Kernel {
+        /// `proc`, `devpts`, `mqueue`.
+        file_system: &'static str,
+        /// Its options.
+        options: &'static str,
+    },
+}
+
+/// Something in a new file system in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// Where, from the root of that file system.
+    pub path: PathBuf,
+    /// What.
+    pub kind: HeldKind,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// What is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldKind {
+    /// A directory.
+    Directory,
+    /// An empty file.
+    File,
+    /// A symbolic link.
+    Link(PathBuf),
 }
 
 /// Why a mount is there.
@@ -186,6 +302,10 @@ pub struct Process {
     pub env: Vec<(OsString, OsString)>,
     /// The working directories to try, best first. `PWD` in `env` is the first of them.
     pub cwd: Vec<ContainerPath>,
+    /// The file mode creation mask, unless the caller's.
+    pub umask: Option<u32>,
+    /// Its capabilities.
+    pub capabilities: Capabilities,
 }
 
 /// How the image is served.
@@ -246,28 +366,54 @@ pub struct Request<'a> {
 pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree) -> Result<RunPlan> {
     process::check_machine(request, host)?;
     let Serving { root, ids, serve } = decide_serving(request, host, config)?;
+    let mut warnings = answers::answer(&request.flags.other, host)?;
+    let asked = asked::read(request.flags, host);
+    let home = home::plan_home(&asked, host)?;
+    let layers = overlay::plan_layers(&asked, request, host)?;
+    let caller = ids::Caller::inside(&ids, &home, host);
     let mut view = target::View::new(host, image);
-    let mounts = mounts::plan_mounts(request, host, config, &mut view)?;
-    let cwd = process::working_directories(request, host, &mut view)?;
+    let given = mounts::Circumstances { asked: &asked, home: &home, caller: &caller, layers: &layers };
+    let mounts = mounts::plan_mounts(request, config, &given, host, &mut view)?;
+    warnings.extend(mounts.warnings);
+    let cwd = process::working_directories(request, host, &home.target, &mut view)?;
     let argv = process::plan_argv(request, host, &mut view)?;
-    let start = cwd.first().map_or(Path::new("/"), PathBuf::as_path);
     let facts = env::Facts {
-        cwd: start,
+        cwd: cwd.first().map_or(Path::new("/"), PathBuf::as_path),
+        home: &home.target,
         asked: &mounts.asked,
         program: argv.first().map_or("".as_ref(), |word| word),
     };
+    let flags = with_implied(request.flags, &asked);
+    let request = &Request { flags: &flags, root: request.root.clone(), ..*request };
     let env::Environment { variables: env, shell } = env::compose(request, host, &facts, &mut view)?;
-    let argv = shell.into_iter().chain(argv).collect();
     Ok(RunPlan {
         root,
-        ids,
+        writes: layers.writes,
+        layers: layers.layers,
+        namespaces: namespaces::plan_namespaces(&asked)?,
+        make: mounts.make,
         mount_points: mounts.mount_points,
         overlays: mounts.overlays,
         mounts: mounts.mounts,
-        process: Process { argv, env, cwd: cwd.into_iter().map(ContainerPath).collect() },
+        process: Process {
+            argv: shell.into_iter().chain(argv).collect(),
+            env,
+            cwd: cwd.into_iter().map(ContainerPath).collect(),
+            umask: asked.no_umask.then_some(0o022),
+            capabilities: namespaces::plan_capabilities(&asked, &ids)?,
+        },
+        ids,
         serve,
-        warnings: mounts.warnings,
+        warnings,
     })
+}
+
+/// The flags, with those of the environment that `--containall` and `--compat` stand for.
+fn with_implied(flags: &ContainerFlags, asked: &Asked) -> ContainerFlags {
+    let mut flags = flags.clone();
+    flags.cleanenv |= asked.cleanenv;
+    flags.no_eval |= asked.no_eval;
+    flags
 }
 
 /// Milliseconds that a server waits for another container unless told otherwise.
@@ -296,7 +442,8 @@ pub fn decide_serving(request: &Request<'_>, host: &Host, config: &Config) -> Re
     rendezvous.push(HostPath(format!("/tmp/skiff-{}", host.uid).into()));
     let start = process::start_files(request, host);
     let serve = ServeOptions { scope, linger_ms, rendezvous, start };
-    Ok(Serving { root: request.root.clone(), ids: ids::id_map(host), serve })
+    let fakeroot = asked::fakeroot(request.flags, host).is_some();
+    Ok(Serving { root: request.root.clone(), ids: ids::id_map(fakeroot, host), serve })
 }
 
 fn as_text<S: serde::Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {

@@ -2,19 +2,29 @@
 //!
 //! ```text
 //! 1  DEFAULT_MOUNTS, in order        what is missing on the host, or already shown by an earlier row
-//!                                    (home inside /tmp, working directory inside home), is left out
-//! 2  binds: configuration, variables, flags   parents before children; on one target the last one wins,
-//!                                    and defaults at or below it go, since it was meant
-//! 3  mount points                    what the image lacks for these, in one overlay
+//!                                    (home inside /tmp, working directory inside home), is left out;
+//!                                    --contain puts something empty in the place of some (contain.rs)
+//! 2  --scratch
+//! 3  binds: configuration, variables, flags   parents before children; on one target the last one wins,
+//!                                    and mounts of 1 and 2 at or below it go, since it was meant
+//! 4  mount points                    what the image lacks for these, in one overlay
 //! ```
 //!
 //! Every target is followed through the container as it then stands ([`super::target`]).
 
 use std::path::{Path, PathBuf};
 
-use super::bind::{Bind, parse_binds};
+use super::asked::{Asked, container_path, host_path};
+use super::bind::{Bind, parse_binds, parse_mounts};
+use super::home::Home;
+use super::ids::Caller;
+use super::namespaces;
+use super::overlay::Layers;
 use super::target::{From, Spot, View, refused, tidy};
-use super::{Because, ContainerPath, HostPath, Mount, MountKind, MountPoint, Request, TargetKind};
+use super::{
+    Because, ContainerPath, HostDirectory, HostPath, Mount, MountKind, MountPoint, Request, TargetKind,
+    Writes,
+};
 use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
@@ -37,12 +47,14 @@ pub struct DefaultMount {
 
 /// Makes an account file from the image's own, given a way to ask whether the image has some file.
 /// `None`: the image's is left as it is.
-pub type MakeAccounts = fn(&Host, &[u8], &dyn Fn(&Path) -> bool) -> Option<Vec<u8>>;
+pub type MakeAccounts = fn(&Caller, &[u8], &dyn Fn(&Path) -> bool) -> Option<Vec<u8>>;
 
 /// Where a default mount comes from.
 pub enum Source {
     /// The same path on the host.
     Path(&'static str),
+    /// The host's processes, or the container's own.
+    Processes,
     /// The caller's home directory.
     Home,
     /// The caller's working directory.
@@ -68,7 +80,7 @@ const FILE: (bool, bool) = (true, true);
 #[rustfmt::skip]
 pub const DEFAULT_MOUNTS: &[DefaultMount] = &[
     row("dev",         Source::Path("/dev"),             REQUIRED, "the host's devices"),
-    row("proc",        Source::Path("/proc"),            REQUIRED, "the host's processes"),
+    row("proc",        Source::Processes,                REQUIRED, "the host's processes"),
     row("sys",         Source::Path("/sys"),             OPTIONAL, "the host's hardware"),
     row("tmp",         Source::Path("/tmp"),             OPTIONAL, "temporary files"),
     row("var-tmp",     Source::Path("/var/tmp"),         OPTIONAL, "temporary files"),
@@ -113,6 +125,12 @@ const VIRTUAL_TREES: &[&str] = &["/dev", "/proc", "/sys"];
 /// No account file of an image is larger than this; a larger one is left as it is.
 const MAX_ACCOUNT_BYTES: u64 = 1 << 20;
 
+/// What `--no-mount` calls the rows whose own name it does not know.
+const NO_MOUNT_NAMES: &[(&str, &str)] =
+    &[("var-tmp", "tmp"), ("hosts", "bind-paths"), ("localtime", "bind-paths")];
+/// All that `--no-mount` knows besides paths; `hostfs` is never mounted.
+const LEAVES_OUT: [&str; 9] = ["proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths"];
+
 /// What was decided.
 #[derive(Debug)]
 pub struct Mounts {
@@ -122,28 +140,79 @@ pub struct Mounts {
     pub mount_points: Vec<MountPoint>,
     /// The directories of the image that those are laid over.
     pub overlays: Vec<ContainerPath>,
+    /// Directories to make on the host.
+    pub make: Vec<HostDirectory>,
     /// Targets of the binds that the caller asked for, for nested calls.
     pub asked: Vec<PathBuf>,
     /// What the caller should know.
     pub warnings: Vec<String>,
 }
 
+/// What the mounts depend on, besides the host and the image.
+pub struct Circumstances<'a> {
+    /// What flags and variables ask for.
+    pub asked: &'a Asked,
+    /// The home directory.
+    pub home: &'a Home,
+    /// Who the caller is inside.
+    pub caller: &'a Caller,
+    /// What is over the image.
+    pub layers: &'a Layers,
+}
+
 /// Decides the mounts of a container.
 pub fn plan_mounts(
     request: &Request<'_>,
-    host: &Host,
     config: &Config,
+    given: &Circumstances<'_>,
+    host: &Host,
     view: &mut View<'_>,
 ) -> Result<Mounts> {
-    let mut chosen = Chosen { host, view, covered: Vec::new(), warnings: Vec::new() };
+    let Circumstances { asked, home, caller, layers } = *given;
+    let workdir = match &asked.workdir {
+        Some((path, because)) => Some(existing_directory(path, host, because)?),
+        None => None,
+    };
+    let mut chosen = Chosen {
+        host,
+        view,
+        asked,
+        home,
+        caller,
+        writes: &layers.writes,
+        workdir,
+        covered: Vec::new(),
+        make: layers.make.clone(),
+        warnings: Vec::new(),
+    };
+    chosen.warn_of_what_has_no_effect();
     for default in DEFAULT_MOUNTS {
         chosen.add_default(default)?;
     }
+    chosen.add_message_queues()?;
+    chosen.add_scratch()?;
     let binds = requested_binds(request, host, config)?;
-    let asked = chosen.add_binds(binds)?;
-    let Chosen { view, covered, warnings, .. } = chosen;
-    let (mount_points, overlays) = view.mount_points(&covered)?;
-    Ok(Mounts { mounts: view.mounts.clone(), mount_points, overlays, asked, warnings })
+    let targets = chosen.add_binds(binds)?;
+    let Chosen { view, covered, warnings, make, .. } = chosen;
+    let (mount_points, mut overlays) = view.mount_points(&covered)?;
+    match &layers.writes {
+        // They are made in the sandbox.
+        Writes::Sandbox => overlays.clear(),
+        Writes::Nowhere if layers.layers.is_empty() => {}
+        // One overlay over everything.
+        _ => overlays = vec![ContainerPath("/".into())],
+    }
+    Ok(Mounts { mounts: view.mounts.clone(), mount_points, overlays, make, asked: targets, warnings })
+}
+
+fn existing_directory(path: &Path, host: &Host, because: &Because) -> Result<PathBuf> {
+    let path = host_path(path, host, because)?;
+    let tried = || format!("cannot use {path:?} as work directory ({})", because.origin());
+    match host.look(&path) {
+        Ok(seen) if seen.directory => Ok(path),
+        Ok(_) => Err(Error::usage(format!("{}: it is a file", tried()))),
+        Err(error) => Err(error).context(Kind::Usage, tried),
+    }
 }
 
 /// The binds that were asked for, in the order in which they count.
@@ -157,9 +226,16 @@ fn requested_binds(request: &Request<'_>, host: &Host, config: &Config) -> Resul
             binds.extend(parse_binds(list, &Because::Variable(variable))?);
         }
     }
+    if let Some((variable, list)) = host.setting("MOUNT") {
+        binds.extend(parse_mounts(list, &Because::Variable(variable))?);
+    }
     for list in &request.flags.bind {
         let flag = format!("--bind {}", list.to_string_lossy());
         binds.extend(parse_binds(list, &Because::Flag(flag))?);
+    }
+    for list in &request.flags.files.mount {
+        let flag = format!("--mount {}", list.to_string_lossy());
+        binds.extend(parse_mounts(list, &Because::Flag(flag))?);
     }
     for bind in &mut binds {
         absolute(bind, host)?;
@@ -194,39 +270,123 @@ fn absolute(bind: &mut Bind, host: &Host) -> Result<()> {
 }
 
 /// The mounts chosen so far (in the view) and what goes with them.
-struct Chosen<'v, 'a> {
-    host: &'v Host,
-    view: &'v mut View<'a>,
+pub(super) struct Chosen<'v, 'a> {
+    pub(super) host: &'v Host,
+    pub(super) view: &'v mut View<'a>,
+    pub(super) asked: &'v Asked,
+    home: &'v Home,
+    caller: &'v Caller,
+    writes: &'v Writes,
+    /// The directory of `--workdir`.
+    pub(super) workdir: Option<PathBuf>,
     /// Targets that replace what the image has.
     covered: Vec<PathBuf>,
+    /// Directories to make on the host.
+    pub(super) make: Vec<HostDirectory>,
     warnings: Vec<String>,
 }
 
 impl Chosen<'_, '_> {
+    fn warn_of_what_has_no_effect(&mut self) {
+        let known =
+            |name: &PathBuf| name.is_absolute() || LEAVES_OUT.iter().any(|known| name == Path::new(known));
+        for name in self.asked.no_mount.iter().filter(|name| !known(name)) {
+            let known = LEAVES_OUT.join(", ");
+            self.warnings
+                .push(format!("--no-mount {} has no effect: it knows {known} and paths", name.display()));
+        }
+        if let Some((path, because)) = &self.asked.workdir
+            && self.asked.contain.is_none()
+            && self.asked.scratch.is_empty()
+        {
+            let origin = because.origin();
+            self.warnings
+                .push(format!("{path:?} is not used ({origin}): neither --contain nor --scratch needs it"));
+        }
+    }
+
+    /// Whether `--no-mount` leaves a mount out, by the name of its row or by its target.
+    pub(super) fn left_out(&self, row: &str, target: &Path) -> bool {
+        let name = NO_MOUNT_NAMES.iter().find(|(own, _)| *own == row).map_or(row, |(_, name)| *name);
+        self.asked.no_mount.iter().any(|out| out == Path::new(name) || tidy_if_absolute(out) == target)
+    }
+
     fn add_default(&mut self, default: &DefaultMount) -> Result<()> {
         let because = Because::Default(default.reason);
-        let path = match &default.source {
-            Source::Path(path) => PathBuf::from(path),
-            Source::Home => match self.host.user().home.as_deref().map(tidy) {
-                Some(home) if !covers_system(&home) => home,
-                _ => return Ok(()),
+        let (source, target) = match &default.source {
+            Source::Path(path) => (PathBuf::from(path), PathBuf::from(path)),
+            Source::Processes => ("/proc".into(), "/proc".into()),
+            Source::Home => match self.home_mount() {
+                Some(paths) => paths,
+                None => return Ok(()),
             },
             Source::WorkingDirectory => match self.working_directory() {
-                Some(cwd) => cwd,
+                Some(cwd) => (cwd.clone(), cwd),
                 None => return Ok(()),
             },
             Source::Accounts(path, make) => return self.add_accounts(Path::new(path), *make, because),
         };
+        if self.left_out(default.name, &target) {
+            return Ok(());
+        }
+        if let Some(contain) = self.asked.contain.clone() {
+            match default.name {
+                "dev" => return self.add_few_devices(&contain),
+                "tmp" => return self.add_empty(&target, "tmp", (0o1777, 0o1777), &contain),
+                "var-tmp" => return self.add_empty(&target, "var_tmp", (0o1777, 0o1777), &contain),
+                "home" if self.home.asked.is_none() => {
+                    return self.add_empty(&target, "home", (0o755, 0o700), &contain);
+                }
+                "cwd" => return Ok(()),
+                _ => {}
+            }
+        }
+        match (default.name, &self.asked.dns, self.asked.pid.clone()) {
+            ("resolv.conf", Some((servers, because)), _) => {
+                let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+                self.add_file(&target, lines.into_bytes(), because.clone())
+            }
+            ("proc", _, Some(because)) if !namespaces::processes_are_masked(self.host) => {
+                self.add_new(&target, MountKind::Kernel { file_system: "proc", options: "" }, &because)
+            }
+            ("proc", _, Some(because)) => {
+                let origin = because.origin();
+                let text = "parts of /proc are hidden on this host, so the container shows the host's processes in it";
+                self.warnings.push(format!("{text} ({origin})"));
+                self.add_host((source, target), default, because)
+            }
+            ("home", ..) if self.home.asked.is_some() => {
+                let because = self.home.asked.clone().unwrap_or(because);
+                let named = DefaultMount { optional: false, source: Source::Home, ..*default };
+                self.add_host((source, target), &named, because)
+            }
+            _ => self.add_host((source, target), default, because),
+        }
+    }
+
+    /// Mounts a file or directory of the host.
+    fn add_host(
+        &mut self,
+        paths: (PathBuf, PathBuf),
+        default: &DefaultMount,
+        because: Because,
+    ) -> Result<()> {
+        let (source, target) = paths;
         let directory_only = matches!(default.source, Source::Home | Source::WorkingDirectory);
-        let seen = match self.host.look(&path) {
+        let seen = match self.host.look(&source) {
             Ok(seen) if seen.directory || !directory_only => seen,
-            Ok(_) => return Ok(()),
-            Err(_) if default.optional => return Ok(()),
+            _ if default.optional => return Ok(()),
+            Ok(_) => {
+                return Err(Error::usage(format!(
+                    "cannot use {source:?} ({}): not a directory",
+                    because.origin()
+                )));
+            }
             Err(error) => {
-                return Err(error).context(Kind::Host, || format!("cannot mount the host's {path:?}"));
+                return Err(error).context(Kind::Host, || format!("cannot mount the host's {source:?}"));
             }
         };
-        let spot = match self.view.resolve(&path, !default.replace) {
+        let spot = match self.view.resolve(&target, !default.replace) {
             Ok(spot) => spot,
             Err(_) if default.optional => return Ok(()),
             Err(error) => return Err(error),
@@ -241,16 +401,34 @@ impl Chosen<'_, '_> {
             return Ok(());
         }
         let kind = if seen.directory { TargetKind::Directory } else { TargetKind::File };
-        if let Some(why) = self.view.refusal(&spot, kind, default.replace) {
+        if let Some(why) = self.refusal(&spot, kind, default.replace) {
             if default.optional {
-                self.warnings.push(format!("{} {path:?} is not in the container: {why}", default.reason));
+                self.warnings.push(format!("{} {target:?} is not in the container: {why}", default.reason));
                 return Ok(());
             }
-            return Err(refused(&path, &spot, &why));
+            return Err(refused(&target, &spot, &why));
         }
-        let what = MountKind::Bind { source: HostPath(path), read_only: false };
+        let what = MountKind::Bind { source: HostPath(source), read_only: false };
         self.push(what, spot, because, default.optional);
         Ok(())
+    }
+
+    /// As [`View::refusal`]; and a sandbox that is written has nothing laid over it.
+    fn refusal(&self, spot: &Spot, kind: TargetKind, replace: bool) -> Option<String> {
+        if *self.writes == Writes::Sandbox && replace && self.view.must_cover(&spot.path, kind) {
+            return Some("the sandbox has something else there, which is not changed".to_owned());
+        }
+        self.view.refusal(spot, kind, replace)
+    }
+
+    /// The home directory on the host and in the container.
+    fn home_mount(&self) -> Option<(PathBuf, PathBuf)> {
+        if self.asked.no_home.is_some() {
+            return None;
+        }
+        let source = self.home.source.clone()?;
+        let meant = self.home.asked.is_some() || !covers_system(&self.home.target);
+        (meant && source != Path::new("/")).then(|| (source, self.home.target.clone()))
     }
 
     /// The working directory, unless it is one of the system's or cannot be named.
@@ -266,7 +444,17 @@ impl Chosen<'_, '_> {
     }
 
     fn add_accounts(&mut self, path: &Path, make: MakeAccounts, because: Because) -> Result<()> {
+        if self.left_out("", path) {
+            return Ok(());
+        }
         let image = self.view.image();
+        // Root adds users to what it can write.
+        if self.caller.uid == 0
+            && *self.writes != Writes::Nowhere
+            && matches!(image.lookup(path), Ok(Some(_)))
+        {
+            return Ok(());
+        }
         let has = |path: &Path| matches!(image.lookup(path), Ok(Some(_)));
         let old = match image.lookup(path) {
             Ok(Some(entry)) if entry.size > MAX_ACCOUNT_BYTES => return Ok(()),
@@ -274,20 +462,32 @@ impl Chosen<'_, '_> {
             // A link that leads nowhere, or no such file: the container gets one.
             _ => Vec::new(),
         };
-        let Some(content) = make(self.host, &old, &has) else { return Ok(()) };
+        match make(self.caller, &old, &has) {
+            Some(content) => self.add_file(path, content, because),
+            None => Ok(()),
+        }
+    }
+
+    /// Shows a made file, unless there is no place for it.
+    fn add_file(&mut self, path: &Path, content: Vec<u8>, because: Because) -> Result<()> {
         let Ok(spot) = self.view.resolve(path, false) else { return Ok(()) };
-        if self.view.refusal(&spot, TargetKind::File, true).is_some() {
+        if let Some(why) = self.refusal(&spot, TargetKind::File, true) {
+            self.warnings.push(format!("{path:?} of the container is the image's: {why}"));
             return Ok(());
         }
         self.push(MountKind::File { content, mode: 0o644 }, spot, because, true);
         Ok(())
     }
 
-    fn push(&mut self, what: MountKind, spot: Spot, because: Because, optional: bool) {
+    pub(super) fn push(&mut self, what: MountKind, spot: Spot, because: Because, optional: bool) {
         let replaces = matches!(spot.from, From::Image) && spot.kind.is_some();
+        let kind = self.view.kind_of(&what);
         let target = ContainerPath(spot.path);
-        if replaces && self.view.must_cover(&target.0, &what) {
+        if replaces && self.view.must_cover(&target.0, kind) {
             self.covered.push(target.0.clone());
+        }
+        if let (From::Mount(index, _), None) = (spot.from, spot.kind) {
+            self.view.hold(index, &target.0, kind);
         }
         self.view.mounts.push(Mount { what, target, because, optional });
     }
@@ -303,22 +503,53 @@ impl Chosen<'_, '_> {
         }
         placed.sort_by_key(|(place, _)| place.components().count());
         for (place, _) in &placed {
-            let default = |mount: &Mount| matches!(mount.because, Because::Default(_));
-            self.view.mounts.retain(|mount| !(default(mount) && mount.target.0.starts_with(place)));
-            self.covered.retain(|covered| !covered.starts_with(place));
+            self.clear(place);
         }
         let mut asked = Vec::new();
         for (_, bind) in placed {
             let because = bind.because.clone();
-            if self.add_bind(&bind)? && because != Because::Config {
+            if self.add_bind(&bind)? && because != Because::Config && !bind.nonested {
                 asked.push(bind.target);
             }
         }
         Ok(asked)
     }
 
+    /// Takes the mounts at and below a place away.
+    fn clear(&mut self, place: &Path) {
+        self.view.mounts.retain(|mount| !mount.target.0.starts_with(place));
+        self.covered.retain(|covered| !covered.starts_with(place));
+    }
+
+    /// A new file system of POSIX message queues: that of the host shows the host's.
+    fn add_message_queues(&mut self) -> Result<()> {
+        let Some(because) = self.asked.ipc.clone() else { return Ok(()) };
+        let spot = self.view.resolve(Path::new("/dev/mqueue"), true)?;
+        let contained = self.asked.contain.is_some();
+        if self.left_out("dev", Path::new("/dev/mqueue")) || !contained && spot.kind.is_none() {
+            return Ok(());
+        }
+        let what = MountKind::Kernel { file_system: "mqueue", options: "" };
+        self.push(what, spot, because, true);
+        Ok(())
+    }
+
+    fn add_scratch(&mut self) -> Result<()> {
+        for (path, because) in &self.asked.scratch {
+            let target = container_path(path, because)?;
+            let place = self.view.resolve(&target, true)?.path;
+            self.clear(&place);
+            let below = Path::new("scratch").join(target.strip_prefix("/").unwrap_or(&target));
+            self.add_empty(&target, &below, (0o755, 0o755), because)?;
+        }
+        Ok(())
+    }
+
     fn add_bind(&mut self, bind: &Bind) -> Result<bool> {
-        let Bind { source, target, read_only, because } = bind;
+        let Bind { source, target, read_only, because, nonested: _ } = bind;
+        if *because == Because::Config && self.left_out("bind-paths", target) {
+            return Ok(false);
+        }
         let seen = match self.host.look(source) {
             Ok(seen) => seen,
             // The site's configuration is written for many machines.
@@ -333,7 +564,7 @@ impl Chosen<'_, '_> {
         };
         let spot = self.view.resolve(target, true)?;
         let kind = if seen.directory { TargetKind::Directory } else { TargetKind::File };
-        if let Some(why) = self.view.refusal(&spot, kind, false) {
+        if let Some(why) = self.refusal(&spot, kind, false) {
             let error = refused(target, &spot, &format!("{why} ({})", because.origin()));
             return Err(match (&spot.from, spot.kind) {
                 (From::Mount(_, Some(shown)), None) => {
@@ -348,8 +579,12 @@ impl Chosen<'_, '_> {
     }
 }
 
+fn tidy_if_absolute(path: &Path) -> PathBuf {
+    if path.is_absolute() { tidy(path) } else { path.to_owned() }
+}
+
 /// Whether a mount at this path would hide the system of the image.
-fn covers_system(path: &Path) -> bool {
+pub fn covers_system(path: &Path) -> bool {
     SYSTEM_DIRECTORIES.iter().any(|system| path == Path::new(system))
         || VIRTUAL_TREES.iter().any(|tree| path.starts_with(tree))
 }

@@ -143,7 +143,12 @@ pub fn is_file(view: &mut View<'_>, path: &Path) -> bool {
 
 /// The directories to start in, best first, never empty: `--cwd` alone if it was given, else the caller's
 /// working directory and home as far as the container has them, and the root.
-pub fn working_directories(request: &Request<'_>, host: &Host, view: &mut View<'_>) -> Result<Vec<PathBuf>> {
+pub fn working_directories(
+    request: &Request<'_>,
+    host: &Host,
+    home: &Path,
+    view: &mut View<'_>,
+) -> Result<Vec<PathBuf>> {
     if let Some((cwd, origin)) = asked_cwd(request, host) {
         if cwd.is_relative() {
             return Err(Error::usage(format!("cannot start in {cwd:?} ({origin}): not an absolute path")));
@@ -161,7 +166,7 @@ pub fn working_directories(request: &Request<'_>, host: &Host, view: &mut View<'
         };
     }
     let mut candidates = Vec::new();
-    for path in [host.cwd.as_deref(), host.user().home.as_deref()].into_iter().flatten() {
+    for path in [host.cwd.as_deref(), Some(home)].into_iter().flatten() {
         let path = tidy(path);
         let spot = view.resolve(&path, true);
         if spot.is_ok_and(|spot| spot.kind == Some(TargetKind::Directory)) && !candidates.contains(&path) {

@@ -17,7 +17,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::{ContainerPath, Mount, MountKind, MountPoint, TargetKind};
+use super::{ContainerPath, Held, HeldKind, Mount, MountKind, MountPoint, TargetKind};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::image::Tree;
@@ -38,6 +38,8 @@ pub struct View<'a> {
     seen: BTreeMap<PathBuf, Option<Node>>,
     /// The mounts decided so far.
     pub mounts: Vec<Mount>,
+    /// Directories of the host that will be there, because they are made before anything is mounted.
+    pub made: BTreeSet<PathBuf>,
 }
 
 /// Something that the image has.
@@ -72,7 +74,7 @@ pub enum From {
 impl<'a> View<'a> {
     /// The image alone.
     pub fn new(host: &'a Host, image: &'a Tree) -> Self {
-        Self { host, image, seen: BTreeMap::new(), mounts: Vec::new() }
+        Self { host, image, seen: BTreeMap::new(), mounts: Vec::new(), made: BTreeSet::new() }
     }
 
     /// The image's own files.
@@ -82,11 +84,11 @@ impl<'a> View<'a> {
 
     /// Whether the image's entry at `target` cannot be mounted on: a link, or a directory where a file
     /// comes (or the reverse). A mount point of the right kind is laid over it then.
-    pub fn must_cover(&self, target: &Path, what: &MountKind) -> bool {
+    pub fn must_cover(&self, target: &Path, kind: TargetKind) -> bool {
         match self.seen.get(target) {
             Some(Some(Node::Link(_))) => true,
-            Some(Some(Node::Directory { .. })) => self.kind_of(what) == TargetKind::File,
-            Some(Some(Node::File)) => self.kind_of(what) == TargetKind::Directory,
+            Some(Some(Node::Directory { .. })) => kind == TargetKind::File,
+            Some(Some(Node::File)) => kind == TargetKind::Directory,
             _ => false,
         }
     }
@@ -152,7 +154,21 @@ impl<'a> View<'a> {
                 (kind, link, Some(shown))
             }
             MountKind::File { .. } => (top.then_some(TargetKind::File), None, None),
-            MountKind::Tmpfs { .. } => (top.then_some(TargetKind::Directory), None, None),
+            _ if top => (Some(TargetKind::Directory), None, None),
+            MountKind::Tmpfs { holds, .. } => match holds.iter().find(|held| held.path == below) {
+                None => (None, None, None),
+                Some(Held { kind: HeldKind::Directory, .. }) => (Some(TargetKind::Directory), None, None),
+                Some(Held { kind: HeldKind::File, .. }) => (Some(TargetKind::File), None, None),
+                Some(Held { kind: HeldKind::Link(target), .. }) => {
+                    (Some(TargetKind::File), Some(target.clone()), None)
+                }
+            },
+            // A new /proc has the same files as the host's, as far as scripts ask for them.
+            MountKind::Kernel { file_system: "proc", .. } => {
+                let (kind, link) = self.host_node(&path, false)?;
+                (kind, link, None)
+            }
+            MountKind::Kernel { .. } => (None, None, None),
         };
         Ok((Spot { path, kind, from: From::Mount(index, shown) }, link))
     }
@@ -169,8 +185,30 @@ impl<'a> View<'a> {
             Ok(status) if status.is_dir() => Ok((Some(TargetKind::Directory), None)),
             Ok(_) => Ok((Some(TargetKind::File), None)),
             // Not there, or not for us to see: nothing can be mounted there either way.
-            Err(_) => Ok((None, None)),
+            Err(_) => Ok((self.made.contains(path).then_some(TargetKind::Directory), None)),
         }
+    }
+
+    /// Lets the new file system in memory that is mount `index` hold a mount point, with its parents.
+    pub fn hold(&mut self, index: usize, path: &Path, kind: TargetKind) {
+        let Some(Mount { what: MountKind::Tmpfs { holds, .. }, target, .. }) = self.mounts.get_mut(index)
+        else {
+            return;
+        };
+        let below = path.strip_prefix(&target.0).unwrap_or(path);
+        let mut parents: Vec<&Path> =
+            below.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+        parents.reverse();
+        for parent in parents {
+            if !holds.iter().any(|held| held.path == parent) {
+                holds.push(Held { path: parent.to_owned(), kind: HeldKind::Directory, mode: NEW_DIRECTORY });
+            }
+        }
+        let (kind, mode) = match kind {
+            TargetKind::Directory => (HeldKind::Directory, NEW_DIRECTORY),
+            TargetKind::File => (HeldKind::File, NEW_FILE),
+        };
+        holds.push(Held { path: below.to_owned(), kind, mode });
     }
 
     fn image_node(&mut self, path: &Path) -> Result<Option<Node>> {
@@ -201,7 +239,11 @@ impl<'a> View<'a> {
             (_, Some(TargetKind::Directory)) => Some("it is a directory in the container".to_owned()),
             (_, Some(TargetKind::File)) => Some("it is a file in the container".to_owned()),
             (From::Mount(index, shown), None) => {
-                let above = self.mounts.get(*index).map_or(Path::new("/"), |mount| &mount.target.0);
+                let mount = self.mounts.get(*index);
+                if matches!(mount, Some(Mount { what: MountKind::Tmpfs { .. }, .. })) {
+                    return None;
+                }
+                let above = mount.map_or(Path::new("/"), |mount| &mount.target.0);
                 Some(match shown {
                     Some(source) => {
                         format!("it is below the mount {above:?}, and the host has no {source:?}")
@@ -262,10 +304,12 @@ impl<'a> View<'a> {
         Ok("/".into())
     }
 
-    fn kind_of(&self, what: &MountKind) -> TargetKind {
+    /// Whether it is a directory that is mounted, or a file.
+    pub fn kind_of(&self, what: &MountKind) -> TargetKind {
         match what {
-            MountKind::Tmpfs { .. } => TargetKind::Directory,
+            MountKind::Tmpfs { .. } | MountKind::Kernel { .. } => TargetKind::Directory,
             MountKind::File { .. } => TargetKind::File,
+            MountKind::Bind { source, .. } if self.made.contains(&source.0) => TargetKind::Directory,
             MountKind::Bind { source, .. } => match self.host.look(&source.0) {
                 Ok(seen) if seen.directory => TargetKind::Directory,
                 _ => TargetKind::File,

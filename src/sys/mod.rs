@@ -9,6 +9,7 @@
 pub mod compat;
 pub mod fuse;
 pub mod mount;
+pub mod network;
 pub mod process;
 pub mod signals;
 pub mod slots;

@@ -20,6 +20,37 @@ pub enum Extent {
     Tree,
 }
 
+/// What a mount may not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Nothing is written.
+    pub read_only: bool,
+    /// Device files are not opened.
+    pub no_devices: bool,
+}
+
+impl Limits {
+    /// As mount_setattr(2) takes them; set-user-id programs are never allowed.
+    fn attributes(self) -> u64 {
+        let mut attributes = libc::MOUNT_ATTR_NOSUID;
+        if self.read_only {
+            attributes |= libc::MOUNT_ATTR_RDONLY;
+        }
+        if self.no_devices {
+            attributes |= libc::MOUNT_ATTR_NODEV;
+        }
+        attributes
+    }
+
+    /// As mount(2) takes them.
+    fn flags(self) -> MountFlags {
+        let mut flags = MountFlags::NOSUID;
+        flags.set(MountFlags::RDONLY, self.read_only);
+        flags.set(MountFlags::NODEV, self.no_devices);
+        flags
+    }
+}
+
 /// A detached copy of the mount at `path` in the current mount namespace, from `path` on.
 ///
 /// # Errors
@@ -53,19 +84,16 @@ pub fn bind_file(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<(
     Ok(rustix::mount::mount_bind(by_descriptor(source), by_descriptor(target))?)
 }
 
-/// Makes a mount, and with `recursive` all below it, read-only, without set-user-id programs, and with `no_devices`
-/// without device files. `mount` is any descriptor of its root, opened after it was mounted.
+/// Takes `limits` from a mount, or from a tree of mounts. `mount` is any descriptor of its root, opened after it was
+/// mounted. Nothing is given back: what the mount did not allow before, it does not allow after.
 ///
 /// # Errors
 /// Those of mount_setattr(2), or, before kernel 5.12, of mount(2) with MS_REMOUNT, which treats the topmost
 /// mount only.
-pub fn make_read_only(mount: BorrowedFd<'_>, recursive: bool, no_devices: bool) -> io::Result<()> {
-    let mut flags = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID;
-    if no_devices {
-        flags |= libc::MOUNT_ATTR_NODEV;
-    }
-    let attributes = libc::mount_attr { attr_set: flags, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    let how = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+pub fn limit(mount: BorrowedFd<'_>, limits: Limits, extent: Extent) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: limits.attributes(), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let how = libc::AT_EMPTY_PATH | if extent == Extent::Tree { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated empty string and the attributes are valid for the size given.
     let result = unsafe {
         libc::syscall(
@@ -84,9 +112,7 @@ pub fn make_read_only(mount: BorrowedFd<'_>, recursive: bool, no_devices: bool) 
     if error.raw_os_error() != Some(libc::ENOSYS) {
         return Err(error);
     }
-    let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID;
-    flags.set(MountFlags::NODEV, no_devices);
-    flags |= super::compat::locked_flags(mount)?;
+    let flags = MountFlags::BIND | limits.flags() | super::compat::locked_flags(mount)?;
     Ok(rustix::mount::mount_remount(by_descriptor(mount), flags, "")?)
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
+use nix::sys::wait::WaitPidFlag;
+
 /// Which side of a fork this is.
 pub enum Fork {
     /// The process that called, with the child's pid.
@@ -62,6 +64,47 @@ pub fn wait_for(pid: libc::pid_t) -> io::Result<Ended> {
             _ => return Ok(Ended::Exited(libc::WEXITSTATUS(status))),
         }
     }
+}
+
+/// What has become of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It was stopped by this signal.
+    Stopped(i32),
+    /// It is gone, and reaped.
+    Ended(Ended),
+}
+
+/// What has become of one child, or of any; `None` when nothing has since the last look.
+///
+/// # Errors
+/// ECHILD when there is no such child.
+pub fn look_at(pid: libc::pid_t, flags: WaitPidFlag) -> io::Result<Option<Change>> {
+    Ok(look(pid, flags)?.map(|(_, change)| change))
+}
+
+/// The same for any child, with its pid; `None` also when there is no child.
+///
+/// # Errors
+/// None that the caller can do anything about.
+pub fn look_at_any(flags: WaitPidFlag) -> io::Result<Option<(libc::pid_t, Change)>> {
+    match look(-1, flags) {
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        other => other,
+    }
+}
+
+fn look(pid: libc::pid_t, flags: WaitPidFlag) -> io::Result<Option<(libc::pid_t, Change)>> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the int that waitpid writes.
+    let change = match unsafe { libc::waitpid(pid, &raw mut status, flags.bits() | libc::__WALL) } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => return Ok(None),
+        pid if libc::WIFSTOPPED(status) => (pid, Change::Stopped(libc::WSTOPSIG(status))),
+        pid if libc::WIFSIGNALED(status) => (pid, Change::Ended(Ended::Killed(libc::WTERMSIG(status)))),
+        pid => (pid, Change::Ended(Ended::Exited(libc::WEXITSTATUS(status)))),
+    };
+    Ok(Some(change))
 }
 
 /// How a process ended.

@@ -1,5 +1,8 @@
-//! Signals: what the caller had set before Rust's start-up code changed it, and catching a request to stop.
+//! Signals: what the caller had set before Rust's start-up code changed it, catching a request to stop, and standing
+//! between a caller and a program ([`crate::launch`]).
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The disposition of SIGPIPE that this process inherited. Rust's runtime ignores SIGPIPE before `main`; the
@@ -67,5 +70,139 @@ pub fn catch_stop() {
                 libc::signal(signal, libc::SIG_IGN);
             }
         }
+    }
+}
+
+/// What signals did before [`hold_all`].
+pub struct Inherited {
+    mask: libc::sigset_t,
+    sigchld: libc::sigaction,
+}
+
+/// Lets all signals wait instead of doing anything, and children wait to be reaped.
+pub fn hold_all() -> Inherited {
+    // SAFETY: every pointer is to a local of the right type; zeroes are valid values of both types. The default
+    // action runs no handler.
+    unsafe {
+        let mut inherited = Inherited { mask: std::mem::zeroed(), sigchld: std::mem::zeroed() };
+        let mut all = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, &raw mut inherited.mask);
+        let default: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGCHLD, &raw const default, &raw mut inherited.sigchld);
+        inherited
+    }
+}
+
+impl Inherited {
+    /// Lets signals do what they did.
+    pub fn restore(&self) {
+        // SAFETY: both were filled by the kernel; no handler of ours was ever set for SIGCHLD.
+        unsafe {
+            libc::sigaction(libc::SIGCHLD, &raw const self.sigchld, std::ptr::null_mut());
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const self.mask, std::ptr::null_mut());
+        }
+    }
+}
+
+/// A descriptor for the signals that wait.
+pub struct Watch(nix::sys::signalfd::SignalFd);
+
+/// A signal that waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caught {
+    /// Which.
+    pub signal: i32,
+    /// The terminal or the kernel itself sent it, and not a process.
+    pub by_kernel: bool,
+    /// Who sent it, as this process's namespace numbers it; 0 when it does not.
+    pub sender: u32,
+}
+
+impl Watch {
+    /// Watches for all signals.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        use nix::sys::signalfd::{SfdFlags, SignalFd};
+        let all = nix::sys::signal::SigSet::all();
+        Ok(Self(SignalFd::with_flags(&all, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// The next signal, if one waits.
+    ///
+    /// # Errors
+    /// Those of read(2).
+    pub fn next(&self) -> io::Result<Option<Caught>> {
+        Ok(self.0.read_signal()?.map(|info| Caught {
+            signal: info.ssi_signo as i32,
+            by_kernel: info.ssi_code == libc::SI_KERNEL,
+            sender: info.ssi_pid,
+        }))
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What a signal does by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    Ignore,
+    /// It stops the process.
+    Stop,
+    /// It ends the process.
+    End,
+}
+
+/// What `signal` does by default (signal(7)).
+pub fn default_action(signal: i32) -> Action {
+    match signal {
+        libc::SIGCHLD | libc::SIGCONT | libc::SIGURG | libc::SIGWINCH => Action::Ignore,
+        libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Action::Stop,
+        _ => Action::End,
+    }
+}
+
+/// Sends a signal to a child. One that has ended needs none.
+pub fn send(child: libc::pid_t, signal: i32) {
+    // SAFETY: kill takes integers.
+    unsafe { libc::kill(child, signal) };
+}
+
+/// Stops this process as `signal` does, and goes on when it is continued. Signals wait before and after.
+pub fn stop_self(signal: i32) {
+    let_through(signal);
+}
+
+/// Ends this process as `signal` does, without a core of its own.
+pub fn die_of(signal: i32) -> ! {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `none` is a valid limit.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    let_through(signal);
+    // It was one that ends nothing.
+    super::process::exit(128 + signal)
+}
+
+/// Sends a signal to this process and lets it do what it does by default.
+fn let_through(signal: i32) {
+    // SAFETY: the set is initialised by sigemptyset, the default action runs no handler, and all pointers are to
+    // locals.
+    unsafe {
+        let mut only = std::mem::zeroed();
+        libc::sigemptyset(&raw mut only);
+        libc::sigaddset(&raw mut only, signal);
+        if default_action(signal) == Action::End {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        libc::raise(signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &raw const only, std::ptr::null_mut());
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const only, std::ptr::null_mut());
     }
 }

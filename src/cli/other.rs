@@ -1,0 +1,150 @@
+//! Flags of Apptainer's that skiff answers in a sentence: those whose effect every container of skiff has
+//! anyway, those that have no effect on an image that is a file, and those that come later.
+//!
+//! One table, hidden from `--help`; `docs/compatibility.md` lists them. They are looked for only when a command line
+//! has a flag that is none of skiff's ([`add_to`]): describing them would cost every start more than it is worth.
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+/// One such flag.
+pub struct Other {
+    /// Its long name, without the dashes.
+    pub name: &'static str,
+    /// Another long name; may be empty.
+    pub alias: &'static str,
+    /// Whether a value follows.
+    pub takes_value: bool,
+    /// The variables that ask for the same, without their prefix.
+    pub keys: &'static [&'static str],
+    /// What it is answered.
+    pub answer: Answer,
+}
+
+/// What a flag is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing: it is so anyway.
+    Already,
+    /// A warning: it has no effect here, for this reason.
+    NoEffect(&'static str),
+    /// An error: it comes later, and this is what to use instead.
+    Later(&'static str),
+    /// A warning where the host has none of these device files (then there is nothing to bring in), else an error.
+    Devices(&'static [&'static str], &'static str),
+}
+
+const LOCAL: &str = "the image is a local file";
+const LIMITS: &str = "limits are those of the job; outside a batch system: systemd-run --user --scope -p MemoryMax=4G -p CPUQuota=200% skiff exec ...";
+const DECRYPT: &str =
+    "encrypted images cannot be run yet; decrypt it into a plain image with the tool that made it";
+const DEVICES: &str = "devices are there without it unless --contain is given; bring the driver's libraries in with --bind and name their directory in --env LD_LIBRARY_PATH=...";
+const NVIDIA: &[&str] = &["/dev/nvidiactl", "/dev/nvidia0"];
+const AMD: &[&str] = &["/dev/kfd"];
+const GAUDI: &[&str] = &["/dev/accel/accel0", "/dev/hl0"];
+
+const fn switch(name: &'static str, keys: &'static [&'static str], answer: Answer) -> Other {
+    Other { name, alias: "", takes_value: false, keys, answer }
+}
+
+const fn value(name: &'static str, keys: &'static [&'static str], answer: Answer) -> Other {
+    Other { name, alias: "", takes_value: true, keys, answer }
+}
+
+/// All of them.
+#[rustfmt::skip]
+pub const OTHERS: &[Other] = &[
+    switch("sharens",                 &["SHARENS"],                 Answer::Already),
+    switch("underlay",                &["UNDERLAY"],                Answer::Already),
+    switch("no-nv",                   &["NV_OFF", "NO_NV"],         Answer::Already),
+    switch("no-rocm",                 &["ROCM_OFF", "NO_ROCM"],     Answer::Already),
+    switch("ignore-subuid",           &["IGNORE_SUBUID"],           Answer::Already),
+    switch("ignore-fakeroot-command", &["IGNORE_FAKEROOT_COMMAND"], Answer::Already),
+    value ("runscript-timeout",       &["RUNSCRIPT_TIMEOUT"],       Answer::Already),
+
+    switch("unsquash",        &["UNSQUASH"],      Answer::NoEffect("the image is served without unpacking it, and shows the same files")),
+    switch("disable-cache",   &["DISABLE_CACHE"], Answer::NoEffect(LOCAL)),
+    Other { alias: "nohttps", ..switch("no-https", &["NOHTTPS", "NO_HTTPS"], Answer::NoEffect(LOCAL)) },
+    value ("authfile",        &["AUTH_FILE"],     Answer::NoEffect(LOCAL)),
+    switch("docker-login",    &["DOCKER_LOGIN"],  Answer::NoEffect(LOCAL)),
+    value ("docker-host",     &[],                Answer::NoEffect(LOCAL)),
+    value ("docker-username", &[],                Answer::NoEffect(LOCAL)),
+    value ("docker-password", &[],                Answer::NoEffect(LOCAL)),
+    value ("tmpdir",          &[],                Answer::NoEffect("nothing is unpacked")),
+
+    switch("nv",          &["NV"],          Answer::Devices(NVIDIA, DEVICES)),
+    switch("nvccli",      &["NVCCLI"],      Answer::Devices(NVIDIA, DEVICES)),
+    switch("rocm",        &["ROCM"],        Answer::Devices(AMD, DEVICES)),
+    switch("intel-hpu",   &["INTEL_HPU"],   Answer::Devices(GAUDI, DEVICES)),
+    switch("compat32",    &["COMPAT32"],    Answer::Later(DEVICES)),
+    value ("containlibs", &["CONTAINLIBS"], Answer::Later("use --bind LIBRARY:/.singularity.d/libs/LIBRARY")),
+    value ("device",      &[],              Answer::Later(DEVICES)),
+    value ("cdi-dirs",    &[],              Answer::Later(DEVICES)),
+
+    value ("apply-cgroups",       &["APPLY_CGROUPS"],       Answer::Later(LIMITS)),
+    value ("blkio-weight",        &["BLKIO_WEIGHT"],        Answer::Later(LIMITS)),
+    value ("blkio-weight-device", &["BLKIO_WEIGHT_DEVICE"], Answer::Later(LIMITS)),
+    value ("cpu-shares",          &["CPU_SHARES"],          Answer::Later(LIMITS)),
+    value ("cpus",                &["CPUS"],                Answer::Later(LIMITS)),
+    value ("cpuset-cpus",         &["CPUSET_CPUS"],         Answer::Later(LIMITS)),
+    value ("cpuset-mems",         &["CPUSET_MEMS"],         Answer::Later(LIMITS)),
+    value ("memory",              &["MEMORY"],              Answer::Later(LIMITS)),
+    value ("memory-reservation",  &["MEMORY_RESERVATION"],  Answer::Later(LIMITS)),
+    value ("memory-swap",         &["MEMORY_SWAP"],         Answer::Later(LIMITS)),
+    switch("oom-kill-disable",    &["OOM_KILL_DISABLE"],    Answer::Later(LIMITS)),
+    value ("pids-limit",          &["PIDS_LIMIT"],          Answer::Later("use ulimit -u")),
+
+    switch("passphrase",     &["ENCRYPTION_PASSPHRASE"], Answer::Later(DECRYPT)),
+    value ("pem-path",       &["ENCRYPTION_PEM_PATH"],   Answer::Later(DECRYPT)),
+    value ("fusemount",      &["FUSESPEC"],              Answer::Later("mount it on the host first and bring it in with --bind")),
+    value ("network-args",   &["NETWORK_ARGS"],          Answer::Later("the host's network is there without --net")),
+    value ("netns-path",     &["NETNS_PATH"],            Answer::Later("enter it first: nsenter --net=PATH skiff exec ...")),
+    value ("security",       &["SECURITY"],              Answer::Later("confine skiff itself: setpriv, systemd-run, or the site's profile")),
+    switch("allow-setuid",   &["ALLOW_SETUID"],          Answer::Later("set-user-id programs gain nothing in a user namespace; use --fakeroot to look like root")),
+    switch("ignore-userns",  &["IGNORE_USERNS"],         Answer::Later("every container of skiff has a user namespace")),
+];
+
+/// Those that were given, in the table's order.
+#[derive(Debug, Clone, Default)]
+pub struct OtherFlags {
+    /// Their long names.
+    pub given: Vec<&'static str>,
+}
+
+impl FromArgMatches for OtherFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        // An error says that they were not looked for.
+        let given = |other: &&Other| matches.try_contains_id(other.name).unwrap_or(false);
+        Ok(Self { given: OTHERS.iter().filter(given).map(|other| other.name).collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for OtherFlags {
+    fn augment_args(command: Command) -> Command {
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        command
+    }
+}
+
+/// Adds them to the verbs that start a container.
+pub fn add_to(mut command: Command) -> Command {
+    for verb in ["exec", "run", "shell", "test"] {
+        if command.find_subcommand(verb).is_some() {
+            command = command.mut_subcommand(verb, |verb| verb.args(OTHERS.iter().map(arg)));
+        }
+    }
+    command
+}
+
+fn arg(other: &Other) -> Arg {
+    let arg = Arg::new(other.name).long(other.name).action(ArgAction::Append).hide(true);
+    let arg = if other.takes_value { arg } else { arg.num_args(0).default_missing_value("") };
+    if other.alias.is_empty() { arg } else { arg.alias(other.alias) }
+}

@@ -1,0 +1,117 @@
+//! What takes the place of the host's directories under `--contain`: few devices, and empty directories, in memory
+//! or below `--workdir`.
+//!
+//! ```text
+//! /dev    null zero full random urandom tty of the host; pts and shm (and mqueue) new; links into /proc/self/fd
+//! /tmp /var/tmp home and --scratch    memory, or WORKDIR/{tmp,var_tmp,home,scratch/...}
+//! ```
+
+use std::path::Path;
+
+use super::mounts::Chosen;
+use super::target::From;
+use super::{Because, Held, HeldKind, HostDirectory, HostPath, MountKind};
+use crate::error::Result;
+
+/// The devices of the host that a contained program sees.
+const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
+/// Links that programs expect.
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("ptmx", "pts/ptmx"),
+    ("stderr", "/proc/self/fd/2"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+];
+
+impl Chosen<'_, '_> {
+    /// Mounts a `/dev` with few devices.
+    pub(super) fn add_few_devices(&mut self, because: &Because) -> Result<()> {
+        let link = |(name, target): &(&str, &str)| Held {
+            path: (*name).into(),
+            kind: HeldKind::Link((*target).into()),
+            mode: 0o777,
+        };
+        let holds = LINKS.iter().map(link).collect();
+        self.add_new("/dev", MountKind::Tmpfs { mode: 0o755, holds }, because)?;
+        for name in DEVICES {
+            let path = Path::new("/dev").join(name);
+            if self.host.look(&path).is_ok() {
+                self.add_new(
+                    &path,
+                    MountKind::Bind { source: HostPath(path.clone()), read_only: false },
+                    because,
+                )?;
+            }
+        }
+        if let Some(terminal) = self.host.terminal() {
+            let source = HostPath(terminal.to_owned());
+            self.add_new("/dev/console", MountKind::Bind { source, read_only: false }, because)?;
+        }
+        self.add_new("/dev/shm", MountKind::Tmpfs { mode: 0o1777, holds: vec![] }, because)?;
+        if !self.left_out("devpts", Path::new("/dev/pts")) {
+            let options = "newinstance,ptmxmode=0666,mode=0620";
+            self.add_new("/dev/pts", MountKind::Kernel { file_system: "devpts", options }, because)?;
+        }
+        Ok(())
+    }
+
+    /// Mounts an empty directory: memory, or `below` in the work directory.
+    pub(super) fn add_empty(
+        &mut self,
+        target: &Path,
+        below: impl AsRef<Path>,
+        modes: (u32, u32),
+        because: &Because,
+    ) -> Result<()> {
+        let (in_memory, on_disk) = modes;
+        let what = match &self.asked.workdir {
+            None => MountKind::Tmpfs { mode: in_memory, holds: vec![] },
+            Some(_) => MountKind::Bind {
+                source: self.make_below_workdir(below.as_ref(), on_disk)?,
+                read_only: false,
+            },
+        };
+        self.add_new(target, what, because)
+    }
+
+    /// Notes that `below` is to be made in the work directory.
+    fn make_below_workdir(&mut self, below: &Path, mode: u32) -> Result<HostPath> {
+        let mut path = self.workdir.clone().unwrap_or_default();
+        let mut parts = below.components().peekable();
+        while let Some(part) = parts.next() {
+            path.push(part);
+            // What is only on the way is the caller's alone.
+            let mode = if parts.peek().is_some() { 0o700 } else { mode };
+            self.view.made.insert(path.clone());
+            let directory = HostDirectory { path: HostPath(path.clone()), mode };
+            if !self.make.iter().any(|made| made.path == directory.path) {
+                self.make.push(directory);
+            }
+        }
+        Ok(HostPath(path))
+    }
+
+    /// Mounts something new where the container has nothing of the host's.
+    pub(super) fn add_new(
+        &mut self,
+        target: impl AsRef<Path>,
+        what: MountKind,
+        because: &Because,
+    ) -> Result<()> {
+        let target = target.as_ref();
+        let spot = self.view.resolve(target, true)?;
+        // Two names of one place (an image whose /var/tmp is a link to /tmp): the first stands.
+        if matches!(spot.from, From::Mount(..))
+            && self.view.mounts.iter().any(|mount| mount.target.0 == spot.path)
+        {
+            return Ok(());
+        }
+        let kind = self.view.kind_of(&what);
+        if let Some(why) = self.view.refusal(&spot, kind, false) {
+            return Err(super::target::refused(target, &spot, &format!("{why} ({})", because.origin())));
+        }
+        self.push(what, spot, because.clone(), false);
+        Ok(())
+    }
+}
