@@ -6,6 +6,7 @@
 //! its own IPC, host name, network, where the plan says so; processes: fork, and go on as process 1
 //! assemble the root        tmpfs with mount points and made files, overlay if the image lacks any, mounts in order
 //! enter it                 pivot_root, old root away
+//! ask for the program      first: its files are read into the page cache while this process goes on
 //! finish the template      first: image alone in it, others may join
 //! become the program       working directory, capabilities, no_new_privs, SIGPIPE as it was, execve
 //! ```
@@ -84,6 +85,7 @@ pub fn exec(plan: &RunPlan, server: Option<Server>) -> Result<Infallible> {
     rootfs::assemble_and_enter(plan, lower)?;
     rustix::process::umask(plan.process.umask.map_or(mask, rustix::fs::Mode::from));
     if let Some(template) = template {
+        process::ask_ahead(&plan.serve.start);
         template.finish()?;
     }
     match first {

@@ -3,13 +3,15 @@
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::fs::{Advice, Mode, OFlags};
 use rustix::thread::CapabilitySet;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Capabilities, Process};
+use crate::plan::{Capabilities, ContainerPath, Process};
 use crate::sys::{process, signals};
 
 /// Where programs are searched when the environment has no PATH, as execvp(3) does.
@@ -38,6 +40,25 @@ pub fn become_program(plan: &Process) -> Result<Infallible> {
     let error = search(name, path.unwrap_or(OsStr::new(DEFAULT_PATH)), &argv, &env);
     Err(explain(name, error))
 }
+
+/// Asks the kernel for what the program starts with, so that a server that is new answers while this process goes on.
+/// What is not there, or not in the image, does no harm.
+pub fn ask_ahead(files: &[ContainerPath]) {
+    for path in files {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::open(&path.0, flags, Mode::empty()) else { continue };
+        let Ok(size) = rustix::fs::fstat(&file).map(|stat| stat.st_size.cast_unsigned()) else { continue };
+        for start in (0..size.min(ASKED_BYTES)).step_by(WINDOW_BYTES) {
+            let _ = rustix::fs::fadvise(&file, start, NonZeroU64::new(WINDOW_BYTES as u64), Advice::WillNeed);
+        }
+    }
+}
+
+/// The kernel reads no more ahead at one call, for a mount of an ordinary user.
+const WINDOW_BYTES: usize = 128 << 10;
+
+/// Of each file.
+const ASKED_BYTES: u64 = 2 << 20;
 
 /// Nothing for most: programs of ordinary users lose all capabilities by execve, and those of root have them all.
 fn set_capabilities(plan: &Capabilities) -> Result<()> {
