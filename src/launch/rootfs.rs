@@ -174,7 +174,7 @@ fn lay_mount_points(plan: &RunPlan) -> Result<OwnedFd> {
 
 /// What comes before the image in the list of layers.
 fn upper_layers(plan: &RunPlan, below: &str) -> String {
-    let points = (!plan.mount_points.is_empty()).then(|| format!("points{below}:")).unwrap_or_default();
+    let points = if plan.mount_points.is_empty() { String::new() } else { format!("points{below}:") };
     let layers = (0..plan.layers.len()).map(|number| format!("layer-{number}:"));
     layers.fold(points, |list, layer| list + &layer)
 }
