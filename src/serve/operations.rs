@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::readahead::ReadAhead;
+use super::readahead::{ReadAhead, give_way};
 use super::wire::{self, opcode};
 use super::worker::{Answer, Options};
 use super::{Owner, wire::RequestHeader};
@@ -122,6 +122,7 @@ impl Files {
                     0..inode.size.div_ceil(u64::from(image.superblock().block_size)).min(START_BLOCKS)
                 {
                     let _ = image.prefetch_block(&inode, block);
+                    give_way();
                 }
             }
         }

@@ -104,8 +104,15 @@ impl ReadAhead {
                 Work::Block(inode, index) => image.prefetch_block(&inode, index),
                 Work::Fragment(index) => image.prefetch_fragment(index),
             };
+            give_way();
         }
     }
+}
+
+/// Lets a thread that was woken on this core answer its request first: the scheduler would let a busy thread finish its
+/// slice, milliseconds in which a reader waits for an answer of microseconds.
+pub fn give_way() {
+    std::thread::yield_now();
 }
 
 /// Whether the file is an ELF file; its first block was just read.
