@@ -8,6 +8,9 @@
 //! The host's files are looked at through [`Host::look`], below [`Host::root`]: `/` in life, a made-up
 //! host's directory in tests.
 
+pub mod survey;
+pub mod trial;
+
 use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -15,6 +15,7 @@
 //! | SIF and SquashFS, writing | [`pack`] |
 //! | a system call | [`sys`] |
 //! | how errors are worded and what they exit with | [`error`] |
+//! | what to do about a host that forbids something | [`remedies`] |
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -24,5 +25,6 @@ pub mod image;
 pub mod launch;
 pub mod pack;
 pub mod plan;
+pub mod remedies;
 pub mod serve;
 pub mod sys;

@@ -131,6 +131,9 @@ pub enum Verb {
     /// Look into a SIF file
     #[command(after_long_help = sif::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
     Sif(sif::SifArgs),
+    /// Say what this machine allows, and what mends the rest
+    #[command(after_long_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Print the completions of a shell
     #[command(after_long_help = "\
 Examples:
@@ -140,6 +143,23 @@ Examples:
     /// Write the manual pages and the command reference
     #[command(hide = true)]
     Docs(DocsArgs),
+}
+
+const DOCTOR_HELP: &str = "\
+Namespaces and mounts are really tried, in a process that leaves nothing behind.
+Exit status: 0 when images can be run here, 1 when something for that is missing.
+
+Examples:
+  skiff doctor
+  skiff doctor -q                             only what is not as it should be
+  skiff doctor --json | jq '.checks[] | select(.state != \"ok\")'";
+
+/// `skiff doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `skiff completions`.

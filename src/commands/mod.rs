@@ -1,14 +1,15 @@
 //! One file per verb, and what they share: parsing, dispatch, the one place where an error is printed.
 //!
 //! ```text
-//! argv -> cli::Cli -> exec | run | shell | build | sif | completions | docs -> exit status
+//! argv -> cli::Cli -> exec | run | shell | build | sif | doctor | completions | docs -> exit status
 //! ```
 //!
 //! Exit status: the program's own for `exec`, `run` and `shell`; else 0, 255 for every failure of
-//! skiff's including a wrong command line, 130 after Ctrl-C, 141 when the reader of our output went away.
+//! skiff's including a wrong command line, 1 when `doctor` finds something missing, 130 after Ctrl-C, 141 when the reader of our output went away.
 
 pub mod build;
 pub mod docs;
+pub mod doctor;
 pub mod exec;
 pub mod obtain;
 pub mod sif;
@@ -48,6 +49,7 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::Shell(args) => exec::run(args, global, Action::Shell),
         Verb::Build(args) => build::run(args, global),
         Verb::Sif(args) => sif::run(args),
+        Verb::Doctor(args) => doctor::run(args, global),
         Verb::Completions(args) => docs::completions(args),
         Verb::Docs(args) => docs::run(args),
     }
@@ -97,11 +99,16 @@ pub(crate) fn warn(global: &Global, message: &str) {
 }
 
 fn colour(global: &Global) -> bool {
+    colour_on(global, io::stderr().is_terminal())
+}
+
+/// Whether a stream gets colours.
+pub(crate) fn colour_on(global: &Global, terminal: bool) -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !global.no_color
         && !set("NO_COLOR")
         && std::env::var_os("TERM").is_none_or(|term| term.as_bytes() != b"dumb")
-        && io::stderr().is_terminal()
+        && terminal
 }
 
 /// The exit status of a verb that wrote its result to standard output: a reader that left (`| head`) is

@@ -14,6 +14,7 @@
 //! All of it happens in the process that the caller started: there is no child, and what fails is returned. Only a
 //! container with processes of its own needs more: [`supervise`] and [`init`].
 
+mod diagnose;
 mod init;
 mod namespaces;
 mod own;

@@ -13,6 +13,7 @@ use rustix::pipe::PipeFlags;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, RunPlan};
+use crate::remedies;
 use crate::serve::{Meeting, Namespaces, Starter};
 use crate::sys::fuse;
 use crate::sys::mount::{self, Extent};
@@ -131,7 +132,10 @@ fn new_mount_namespace() -> Result<()> {
         nix::Error::ENOSPC => Error::host("cannot make a mount namespace")
             .because(error)
             .hint("the administrator can raise the sysctl user.max_mnt_namespaces"),
-        _ => Error::host("cannot make a mount namespace").because(error),
+        _ => {
+            let hint = remedies::no_mount(error as i32, Path::new("/"));
+            Error::host("cannot make a mount namespace").because(error).hint(hint)
+        }
     })
 }
 
@@ -199,55 +203,30 @@ fn write_own(file: &str, text: &str) -> Result<()> {
     std::fs::write(&path, text).map_err(|error| {
         Error::host(format!("cannot write {text:?} to {path}"))
             .because(error)
-            .hint("user namespaces are restricted on this machine: an outer container, or the kernel's security module, forbids the map")
+            .hint(remedies::no_id_map(Path::new("/")))
     })
 }
 
-/// Why unshare(CLONE_NEWUSER) failed, as far as the host tells (user_namespaces(7), the sysctls of distributions).
 fn explain_no_user_namespace(error: nix::Error) -> Error {
-    let read =
-        |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
-    let failed = Error::host("cannot make a user namespace").because(error);
-    if read("/proc/sys/user/max_user_namespaces") == "0" {
-        return failed.hint("user namespaces are switched off; the administrator can allow them: sysctl user.max_user_namespaces=15000");
-    }
-    if read("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
-        return failed.hint("user namespaces are for root only here; the administrator can allow them: sysctl kernel.unprivileged_userns_clone=1");
-    }
-    if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" {
-        return failed.hint("AppArmor restricts user namespaces here; the administrator can give skiff a profile with 'userns,' or set sysctl kernel.apparmor_restrict_unprivileged_userns=0");
-    }
-    match error {
-        nix::Error::ENOSPC => failed.hint("the limit on user namespaces is reached; the administrator can raise the sysctl user.max_user_namespaces"),
-        nix::Error::EUSERS => failed.hint("user namespaces are nested too deeply (32 levels) on this machine"),
-        nix::Error::EPERM => failed.hint("inside another container, its seccomp profile or a chroot forbids user namespaces; start that container with user namespaces allowed"),
-        nix::Error::EINVAL => failed.hint("this kernel is built without user namespaces (CONFIG_USER_NS)"),
-        _ => failed,
-    }
+    let hint = remedies::no_user_namespace(error as i32, Path::new("/"));
+    Error::host("cannot make a user namespace").because(error).hint(hint)
 }
 
+/// What to do without FUSE.
+const UNPACK: &str = "or unpack the image with 'skiff build --sandbox DIR IMAGE' and run the directory";
+
 fn explain_no_device(error: std::io::Error) -> Error {
-    let failed = Error::host("cannot open /dev/fuse");
-    let hint = match error.raw_os_error() {
-        Some(libc::ENOENT) => {
-            "load the kernel's fuse module (modprobe fuse), or give the outer container --device /dev/fuse; or unpack the image with 'skiff build --sandbox DIR IMAGE' and run the directory"
-        }
-        Some(libc::EACCES | libc::EPERM) => {
-            "the administrator can open it to users: chmod 666 /dev/fuse; or unpack the image with 'skiff build --sandbox DIR IMAGE' and run the directory"
-        }
-        Some(libc::ENODEV | libc::ENXIO) => "load the kernel's fuse module (modprobe fuse)",
-        _ => "unpack the image with 'skiff build --sandbox DIR IMAGE' and run the directory",
-    };
-    failed.because(error).hint(hint)
+    let mend = remedies::no_fuse_device(error.raw_os_error().unwrap_or_default());
+    Error::host("cannot open /dev/fuse").because(error).hint(format!("{mend}; {UNPACK}"))
 }
 
 fn explain_no_fuse(error: std::io::Error) -> Error {
-    let failed = Error::host("cannot mount the image with FUSE");
-    match error.raw_os_error() {
-        Some(libc::EPERM) => failed.because(error).hint(
-            "FUSE in a user namespace needs kernel 4.18 or newer, and an outer container that allows mounts",
-        ),
-        Some(libc::ENODEV) => failed.because(error).hint("load the kernel's fuse module (modprobe fuse)"),
-        _ => failed.because(error),
-    }
+    let root = Path::new("/");
+    let errno = error.raw_os_error().unwrap_or_default();
+    let mend = remedies::no_fuse_mount(errno, root);
+    let failed = match remedies::not_the_fuse_device(root) {
+        Some(what) if errno == libc::EINVAL => Error::host(format!("cannot use /dev/fuse: {what}")),
+        _ => Error::host("cannot mount the image with FUSE").because(error),
+    };
+    failed.hint(format!("{mend}; {UNPACK}"))
 }

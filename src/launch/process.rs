@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::fs::{Advice, Mode, OFlags};
 use rustix::thread::CapabilitySet;
 
+use super::diagnose;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{Capabilities, ContainerPath, Process};
 use crate::sys::{process, signals};
@@ -37,8 +38,9 @@ pub fn become_program(plan: &Process) -> Result<Infallible> {
         pair
     }))?;
     let path = plan.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-    let error = search(name, path.unwrap_or(OsStr::new(DEFAULT_PATH)), &argv, &env);
-    Err(explain(name, error))
+    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    let error = search(name, path, &argv, &env);
+    Err(diagnose::explain(name, path, error))
 }
 
 /// Asks the kernel for what the program starts with, so that a server that is new answers while this process goes on.
@@ -130,31 +132,10 @@ fn execute(program: &OsStr, argv: &[CString], env: &[CString]) -> io::Error {
     let Ok(file) = process::c_string(program) else { return io::Error::from_raw_os_error(libc::ENOENT) };
     let error = process::execve(&file, argv, env);
     // A script without a #! line, as shells and execvp(3) treat it.
-    if error.raw_os_error() == Some(libc::ENOEXEC) && !is_elf(program) {
+    if error.raw_os_error() == Some(libc::ENOEXEC) && !diagnose::is_elf(Path::new(program)) {
         let mut words = vec![c"/bin/sh".to_owned(), file];
         words.extend(argv.iter().skip(1).cloned());
         return process::execve(c"/bin/sh", &words, env);
     }
     error
-}
-
-fn is_elf(program: &OsStr) -> bool {
-    let mut magic = [0; 4];
-    std::fs::File::open(program).and_then(|mut file| io::Read::read_exact(&mut file, &mut magic)).is_ok()
-        && &magic == b"\x7fELF"
-}
-
-fn explain(name: &OsStr, error: io::Error) -> Error {
-    let errno = error.raw_os_error();
-    let failed = Error::new(Kind::Program, format!("cannot run {name:?} in the container")).because(error);
-    let is_path = name.as_bytes().contains(&b'/');
-    match errno {
-        Some(libc::ENOENT) if !is_path => failed.hint("there is no such program in the container's PATH"),
-        Some(libc::ENOENT) if Path::new(name).exists() => failed.hint(
-            "the file is there, but its interpreter (the #! line, or the dynamic loader) is not in the container; run it in an image with the libraries it was built for",
-        ),
-        Some(libc::ENOEXEC) => failed.hint("it is a program for another kind of machine"),
-        Some(libc::E2BIG) => failed.hint("arguments and environment are longer than the kernel allows (see ulimit -s)"),
-        _ => failed,
-    }
 }

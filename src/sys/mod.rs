@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod compat;
+pub mod features;
 pub mod fuse;
 pub mod mount;
 pub mod network;

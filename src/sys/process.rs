@@ -1,6 +1,7 @@
 //! Processes: fork, exec, descriptors, names.
 
 use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -62,6 +63,31 @@ pub fn wait_for(pid: libc::pid_t) -> io::Result<Ended> {
             }
             _ if libc::WIFSIGNALED(status) => return Ok(Ended::Killed(libc::WTERMSIG(status))),
             _ => return Ok(Ended::Exited(libc::WEXITSTATUS(status))),
+        }
+    }
+}
+
+/// Runs `work` in a child, which ends with it, and gives what it returned: for what must not happen to this process.
+///
+/// # Errors
+/// As [`fork`]; ECHILD when the child was killed or panicked.
+pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
+    let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match fork()? {
+        Fork::Child => {
+            drop(from);
+            let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let told = worked.is_ok_and(|bytes| io::Write::write_all(&mut File::from(to), &bytes).is_ok());
+            exit(i32::from(!told))
+        }
+        Fork::Parent(pid) => {
+            drop(to);
+            let mut bytes = Vec::new();
+            let read = io::Read::read_to_end(&mut File::from(from), &mut bytes);
+            match wait_for(pid)? {
+                Ended::Exited(0) => read.map(|_| bytes),
+                _ => Err(io::Error::from_raw_os_error(libc::ECHILD)),
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use std::process::Command;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("sys", &[]),
+    ("remedies", &[]),
     ("host", &["sys", "error"]),
     ("config", &["error"]),
     ("cli", &["error"]),
@@ -24,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("trust", &["image", "error"]),
     ("oci", &["pack", "error"]),
     ("plan", &["cli", "host", "config", "image", "error"]),
-    ("launch", &["plan", "serve", "sys", "error"]),
+    ("launch", &["plan", "serve", "sys", "remedies", "error"]),
     ("build", &["plan", "launch", "pack", "image", "oci", "host", "config", "error"]),
     ("commands", &["*"]),
     ("main", &["*"]),

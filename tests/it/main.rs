@@ -5,6 +5,7 @@ mod build;
 mod demo;
 mod exec;
 mod harness;
+mod hosts;
 mod layering;
 mod pack;
 mod reader;
