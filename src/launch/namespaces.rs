@@ -63,10 +63,10 @@ fn begin(plan: &RunPlan, starter: Starter) -> Result<(OwnedFd, Template)> {
     let user = File::open("/proc/self/ns/user").context(Kind::Host, trying)?.into();
     new_mount_namespace()?;
     let template = own_mount_namespace()?;
-    let queues = mount_fuse(plan, starter.queues())?;
-    starter.hand_over(&queues)?;
+    let devices = mount_fuse(plan, starter.devices())?;
+    starter.hand_over(&devices)?;
     // With the server gone, requests must fail rather than wait for descriptors that we hold.
-    drop(queues);
+    drop(devices);
     let root = mount::clone_mount(Path::new(MOUNTED_AT), Extent::Mount).context(Kind::Host, trying)?;
     setns(&own, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
     Ok((root, Template { starter, namespaces: Namespaces { user, template }, own }))
@@ -88,26 +88,26 @@ impl Template {
 /// Where the template's FUSE mount is made: the one directory that surely exists, since the device is in it.
 const MOUNTED_AT: &str = "/dev";
 
-fn mount_fuse(plan: &RunPlan, queues: usize) -> Result<Vec<OwnedFd>> {
+fn mount_fuse(plan: &RunPlan, devices: usize) -> Result<Vec<OwnedFd>> {
     // All opened first: the mount hides /dev.
-    let queues: Vec<OwnedFd> =
-        (0..queues).map(|_| fuse::open_device()).collect::<Result<_, _>>().map_err(explain_no_device)?;
+    let devices: Vec<OwnedFd> =
+        (0..devices).map(|_| fuse::open_device()).collect::<Result<_, _>>().map_err(explain_no_device)?;
     let (uid, gid) = match plan.ids {
         IdMap::Caller { uid, gid } => (uid, gid),
         IdMap::Root { .. } | IdMap::Whole => (0, 0),
     };
-    let device = queues[0].as_fd();
+    let device = devices[0].as_fd();
     let options = format!(
         "fd={},rootmode=40755,user_id={uid},group_id={gid},default_permissions,allow_other,max_read=1048576",
         device.as_raw_fd(),
     );
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
     mount::mount_new("fuse", MOUNTED_AT, flags, &options).map_err(explain_no_fuse)?;
-    for queue in &queues[1..] {
-        fuse::attach_queue(queue.as_fd(), device)
+    for other in &devices[1..] {
+        fuse::attach_queue(other.as_fd(), device)
             .context(Kind::Host, || "cannot attach a queue to the image's mount".into())?;
     }
-    Ok(queues)
+    Ok(devices)
 }
 
 /// Makes the image's mount the root of the template, and lets go of the copy of the host's mounts below it.

@@ -127,16 +127,16 @@ fn queue_count() -> usize {
 }
 
 impl Starter {
-    /// How many FUSE queues the server wants.
-    pub fn queues(&self) -> usize {
-        self.queues
+    /// How many FUSE devices the server wants: its queues, and last one that only goes to the kernel.
+    pub fn devices(&self) -> usize {
+        self.queues + 1
     }
 
-    /// Gives the server the queues of its file system: from here on it answers.
+    /// Gives the server the devices of its file system: from here on it answers.
     ///
     /// # Errors
     /// When the server has ended already.
-    pub fn hand_over(&self, queues: &[OwnedFd]) -> Result<()> {
+    pub fn hand_over(&self, devices: &[OwnedFd]) -> Result<()> {
         match process::wait_for(self.between) {
             Ok(process::Ended::Exited(0)) => {}
             // The caller ignores SIGCHLD, so the kernel has reaped it; sending tells if it failed.
@@ -146,7 +146,7 @@ impl Starter {
                     .hint("raise the limit on processes (ulimit -u)"));
             }
         }
-        let fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
+        let fds: Vec<BorrowedFd<'_>> = devices.iter().map(AsFd::as_fd).collect();
         message::send(self.control.as_fd(), HAND_OVER, &fds)
             .context(Kind::Internal, || "the image's server ended before it served".into())
     }

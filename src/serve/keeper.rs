@@ -17,13 +17,14 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::sys::wait::WaitPidFlag;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SocketFlags;
 
 use super::message::{self, HAND_OVER, JOIN, Message, SHARE, WELCOME};
 use super::rendezvous::Place;
 use super::{Namespaces, Request, worker};
-use crate::sys::process::{self, Ended, Fork};
+use crate::sys::process::{self, Change, Ended, Fork};
 use crate::sys::signals;
 use crate::sys::slots::SlotTable;
 
@@ -81,11 +82,11 @@ pub fn run(server: Server) -> ! {
     // The worker makes itself ready while the container's process mounts the file system.
     let Some((slots, worker)) = first_worker(&server) else { give_up(server.meeting_point) };
     let handed_over = message::receive(server.control.as_fd());
-    let Ok(Some(Message { kind: HAND_OVER, fds: queues })) = handed_over else {
+    let Ok(Some(Message { kind: HAND_OVER, fds: devices })) = handed_over else {
         give_up(server.meeting_point)
     };
-    worker.hand_over(&queues);
-    Keeper::new(server, slots, queues, worker).serve();
+    worker.hand_over(&devices);
+    Keeper::new(server, slots, devices, worker).serve();
     process::exit(0)
 }
 
@@ -124,8 +125,10 @@ struct Keeper {
     image: File,
     options: worker::Options,
     slots: SlotTable,
-    queues: Vec<OwnedFd>,
+    devices: Vec<OwnedFd>,
     worker: Worker,
+    /// Workers that have been killed, of which a thread may still wait for an answer of the present worker.
+    leaving: Vec<libc::pid_t>,
     door: Door,
 }
 
@@ -159,11 +162,11 @@ impl Worker {
         }
     }
 
-    /// Gives it the queues to serve.
-    fn hand_over(&self, queues: &[OwnedFd]) {
-        let queues: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
+    /// Gives it the queues to serve, and the device that stores go through.
+    fn hand_over(&self, devices: &[OwnedFd]) {
+        let devices: Vec<BorrowedFd<'_>> = devices.iter().map(AsFd::as_fd).collect();
         // A worker that is gone already is noticed by its lifeline.
-        let _ = message::send(self.lifeline.as_fd(), HAND_OVER, &queues);
+        let _ = message::send(self.lifeline.as_fd(), HAND_OVER, &devices);
     }
 }
 
@@ -194,36 +197,56 @@ struct Open {
 }
 
 impl Keeper {
-    fn new(server: Server, slots: SlotTable, queues: Vec<OwnedFd>, worker: Worker) -> Self {
+    fn new(server: Server, slots: SlotTable, devices: Vec<OwnedFd>, worker: Worker) -> Self {
         let Server { request, meeting_point, control, .. } = server;
         let options = options(&request);
         let door = match meeting_point {
             Some((listener, place)) => Door::Starting { control, listener, place, linger: request.linger },
             None => Door::Closed,
         };
-        Self { image: request.image, options, slots, queues, worker, door }
+        Self { image: request.image, options, slots, devices, worker, leaving: vec![], door }
     }
 
     fn serve(&mut self) {
         let (mut fruitless, mut answered) = (0, self.answered());
         loop {
             if self.wait() {
-                let ended = process::wait_for(self.worker.pid);
-                if matches!(ended, Ok(Ended::Exited(worker::UNMOUNTED))) || fruitless > HOPELESS {
+                let ended = self.end_of_worker();
+                if matches!(ended, Ended::Exited(worker::UNMOUNTED)) || fruitless > HOPELESS {
                     break;
                 }
-                self.put_blame(matches!(ended, Ok(Ended::Killed(libc::SIGKILL))));
+                self.put_blame(matches!(ended, Ended::Killed(libc::SIGKILL)));
                 fruitless = if answered == self.answered() { fruitless + 1 } else { 0 };
                 answered = self.answered();
                 let Some(worker) = Worker::spawn(&self.image, self.options, &self.slots, &[]) else { break };
-                worker.hand_over(&self.queues);
+                worker.hand_over(&self.devices);
                 self.worker = worker;
             }
+            self.leaving.retain(|pid| matches!(process::look_at(*pid, WaitPidFlag::WNOHANG), Ok(None)));
         }
         if let Door::Starting { place, .. } | Door::Open(Open { place, .. }) = &self.door
             && let Ok(lock) = place.lock()
         {
             place.remove(lock);
+        }
+    }
+
+    /// How the worker ended, whose descriptors are closed. A thread that waits for a page until the next worker
+    /// answers keeps the process from ending: killed, then, like all its threads.
+    fn end_of_worker(&mut self) -> Ended {
+        let pid = self.worker.pid;
+        loop {
+            match process::look_at(pid, WaitPidFlag::WNOHANG) {
+                Ok(Some(Change::Ended(ended))) => return ended,
+                Ok(_) if self.slots.storing().swap(0, Ordering::SeqCst) == 0 => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(_) => {
+                    self.leaving.push(pid);
+                    return Ended::Killed(libc::SIGKILL);
+                }
+                Err(_) => return Ended::Killed(libc::SIGKILL),
+            }
         }
     }
 

@@ -23,6 +23,7 @@
 //! is the inode's place in it.
 
 pub mod client;
+mod follow;
 mod keeper;
 mod key;
 mod message;
@@ -30,6 +31,7 @@ mod operations;
 mod readahead;
 mod rendezvous;
 mod sandbox;
+mod store;
 mod wire;
 mod worker;
 

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::readahead::{ReadAhead, give_way};
+use super::store::{LONGEST_REQUEST_SECONDS, Storer};
 use super::wire::{self, opcode};
 use super::worker::{Answer, Options};
 use super::{Owner, wire::RequestHeader};
@@ -102,13 +103,13 @@ impl Files {
         }
     }
 
-    /// What follows an answer: reading ahead of what was read.
-    pub fn after(&self, header: &RequestHeader, request: &[u8]) {
+    /// What follows an answer: reading ahead of what was read; with `store`, also into the page cache.
+    pub fn after(&self, header: &RequestHeader, request: &[u8], store: bool) {
         if let (opcode::READ, Some(image)) = (header.opcode, &self.image)
             && let Some((read, _)) = wire::arguments::<wire::ReadIn>(request)
             && let Ok(inode) = inode(image, header.node)
         {
-            self.read_ahead.note(image, &inode, read.offset, read.size);
+            self.read_ahead.note(image, &inode, (read.offset, read.size), store);
         }
     }
 
@@ -128,10 +129,10 @@ impl Files {
         }
     }
 
-    /// Decodes ahead of readers, for ever: the life of one thread.
-    pub fn read_ahead(&self) {
+    /// Decodes and stores ahead of readers, for ever: the life of one thread.
+    pub fn read_ahead(&self, storer: &Storer<'_>) {
         if let Some(image) = &self.image {
-            self.read_ahead.decode(image);
+            self.read_ahead.work(image, storer);
         }
     }
 
@@ -233,9 +234,18 @@ impl Files {
     }
 }
 
+/// Whether a kernel that sends this INIT gives up requests that nobody answers.
+pub fn gives_up(header: &RequestHeader, request: &[u8]) -> bool {
+    use super::wire::feature;
+    header.opcode == opcode::INIT
+        && wire::arguments::<wire::InitIn>(request).is_some_and(|(kernel, rest)| {
+            kernel.flags & feature::INIT_EXT != 0 && wire::more_flags(rest) & feature::REQUEST_TIMEOUT != 0
+        })
+}
+
 fn init(request: &[u8], answer: &mut Answer) -> Result<(), i32> {
     use super::wire::feature;
-    let (kernel, _) = wire::arguments::<wire::InitIn>(request).ok_or(libc::EINVAL)?;
+    let (kernel, rest) = wire::arguments::<wire::InitIn>(request).ok_or(libc::EINVAL)?;
     let wanted = feature::ASYNC_READ
         | feature::EXPORT_SUPPORT
         | feature::DO_READDIRPLUS
@@ -243,10 +253,11 @@ fn init(request: &[u8], answer: &mut Answer) -> Result<(), i32> {
         | feature::PARALLEL_DIROPS
         | feature::MAX_PAGES
         | feature::CACHE_SYMLINKS
-        | feature::NO_OPENDIR_SUPPORT;
+        | feature::NO_OPENDIR_SUPPORT
+        | feature::INIT_EXT;
     answer.put(&wire::InitOut {
         major: 7,
-        minor: 31.min(kernel.minor),
+        minor: 43.min(kernel.minor),
         max_readahead: kernel.max_readahead,
         flags: wanted & kernel.flags,
         max_background: MAX_BACKGROUND,
@@ -255,6 +266,8 @@ fn init(request: &[u8], answer: &mut Answer) -> Result<(), i32> {
         max_write: 4096,
         time_granularity: 1_000_000_000,
         max_pages: MAX_PAGES,
+        flags2: feature::REQUEST_TIMEOUT & wire::more_flags(rest),
+        request_timeout: LONGEST_REQUEST_SECONDS,
         ..Default::default()
     });
     Ok(())
@@ -342,7 +355,8 @@ fn inode(image: &Squashfs, node: u64) -> Result<Arc<Inode>, i32> {
     image.inode(reference).map_err(|_| libc::EIO)
 }
 
-fn node_of(image: &Squashfs, reference: InodeRef) -> u64 {
+/// The node id of an inode.
+pub fn node_of(image: &Squashfs, reference: InodeRef) -> u64 {
     if reference == image.root() { wire::ROOT_NODE } else { reference.0 + 2 }
 }
 

@@ -1,13 +1,16 @@
 //! Reading ahead: decoding the next blocks before the kernel asks for them, on processors that are idle.
 //!
-//! Three patterns are seen. *A file read in sequence*: the blocks after the one just read. *Files read in the order
+//! Four patterns are seen. *A file read in sequence*: the blocks after the one just read. *Files read in the order
 //! of the image* (tar, cp -r): the fragment block after the one just read, since small files that lie together are
 //! packed together. *A program or library that is opened*: it is mapped, and read by page faults here and there, each
-//! of which would wait for a block to be decoded; so its blocks are decoded at once.
+//! of which would wait for a block to be decoded; so its blocks are decoded at once. *Files one after the other*: those
+//! that come next are put into the page cache ([`super::follow`]).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use super::follow::Follow;
+use super::store::Storer;
 use crate::image::squashfs::{Block, Content, Inode, Squashfs};
 
 /// Files whose last read is remembered.
@@ -23,12 +26,14 @@ const PROGRAM_BLOCKS: u64 = 16;
 enum Work {
     Block(Arc<Inode>, u64),
     Fragment(u32),
+    Files(Vec<Arc<Inode>>),
 }
 
 /// What was read last, and what is to be decoded.
 pub struct ReadAhead {
     state: Mutex<State>,
     work: Condvar,
+    follow: Follow,
 }
 
 #[derive(Default)]
@@ -53,11 +58,12 @@ struct Reader {
 
 impl ReadAhead {
     pub fn new() -> Self {
-        Self { state: Mutex::default(), work: Condvar::new() }
+        Self { state: Mutex::default(), work: Condvar::new(), follow: Follow::default() }
     }
 
-    /// Notes that `size` bytes of `inode` at `offset` were read, and asks for what comes next.
-    pub fn note(&self, image: &Squashfs, inode: &Arc<Inode>, offset: u64, size: u32) {
+    /// Notes that `size` bytes of `inode` at `offset` were read, and asks for what comes next; with `store`, also for
+    /// the files that do.
+    pub fn note(&self, image: &Squashfs, inode: &Arc<Inode>, (offset, size): (u64, u32), store: bool) {
         let block_bytes = u64::from(image.superblock().block_size);
         let blocks = inode.size.div_ceil(block_bytes);
         let end = offset.saturating_add(u64::from(size)).min(inode.size);
@@ -66,6 +72,7 @@ impl ReadAhead {
         }
         let (first, after) = (offset / block_bytes, end.div_ceil(block_bytes));
         let program = offset == 0 && end < inode.size && is_program(image, inode);
+        let files = if store && offset == 0 { self.follow.note(image, inode) } else { Vec::new() };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.waiting.len();
         for index in state.next_blocks(inode.reference.0, first, after, blocks) {
@@ -79,6 +86,9 @@ impl ReadAhead {
         {
             state.ask(Work::Fragment(next));
         }
+        if !files.is_empty() {
+            state.ask(Work::Files(files));
+        }
         let wake = (state.waiting.len() - before).min(state.idle);
         drop(state);
         for _ in 0..wake {
@@ -86,8 +96,8 @@ impl ReadAhead {
         }
     }
 
-    /// Decodes what is asked for, for ever.
-    pub fn decode(&self, image: &Squashfs) {
+    /// Does what is asked for, for ever.
+    pub fn work(&self, image: &Squashfs, storer: &Storer<'_>) {
         loop {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let work = loop {
@@ -100,10 +110,22 @@ impl ReadAhead {
             };
             drop(state);
             // What cannot be decoded is reported to who really reads it.
-            let _ = match work {
-                Work::Block(inode, index) => image.prefetch_block(&inode, index),
-                Work::Fragment(index) => image.prefetch_fragment(index),
-            };
+            match work {
+                Work::Block(inode, index) => drop(image.prefetch_block(&inode, index)),
+                Work::Fragment(index) => drop(image.prefetch_fragment(index)),
+                Work::Files(files) => self.store(image, &files, storer),
+            }
+            give_way();
+        }
+    }
+}
+
+impl ReadAhead {
+    fn store(&self, image: &Squashfs, files: &[Arc<Inode>], storer: &Storer<'_>) {
+        for file in files {
+            if self.follow.is_wanted(file) && storer.store(image, file).is_err() {
+                self.follow.not_given(file);
+            }
             give_way();
         }
     }

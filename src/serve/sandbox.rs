@@ -37,6 +37,7 @@ fn filter() -> Option<BpfProgram> {
         libc::SYS_write,
         libc::SYS_writev,
         libc::SYS_close,
+        libc::SYS_close_range,
         libc::SYS_fstat,
         libc::SYS_statx,
         libc::SYS_mmap,
@@ -66,6 +67,10 @@ fn filter() -> Option<BpfProgram> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         allowed.into_iter().map(|call| (call, Vec::new())).collect();
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_thread]).ok()?]);
+    // A thread that stores has descriptors of its own.
+    let files = u64::try_from(libc::CLONE_FILES).ok()?;
+    let is_files = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, files).ok()?;
+    rules.insert(libc::SYS_unshare, vec![SeccompRule::new(vec![is_files]).ok()?]);
     let architecture = TargetArch::try_from(std::env::consts::ARCH).ok()?;
     let refuse = SeccompAction::Errno(libc::ENOSYS as u32);
     SeccompFilter::new(rules, refuse, SeccompAction::Allow, architecture).ok()?.try_into().ok()

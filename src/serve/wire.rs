@@ -1,4 +1,4 @@
-//! The FUSE protocol as bytes: linux/fuse.h, version 7.31 (kernel 5.4) and what of it older kernels know.
+//! The FUSE protocol as bytes: linux/fuse.h, version 7.43 (kernel 6.14) and what of it older kernels know.
 //!
 //! ```text
 //! request   len u32 | opcode u32 | unique u64 | nodeid u64 | uid gid pid u32 | extlen u16 | pad u16 | arguments
@@ -38,6 +38,10 @@ pub mod feature {
     pub const MAX_PAGES: u32 = 1 << 22;
     pub const CACHE_SYMLINKS: u32 = 1 << 23;
     pub const NO_OPENDIR_SUPPORT: u32 = 1 << 24;
+    /// There are more flags, in `flags2`.
+    pub const INIT_EXT: u32 = 1 << 30;
+    /// Of `flags2`: requests that are not answered in `request_timeout` are given up.
+    pub const REQUEST_TIMEOUT: u32 = 1 << (42 - 32);
 }
 
 #[derive(FromBytes, KnownLayout, Immutable, Debug, Clone, Copy)]
@@ -77,7 +81,10 @@ pub struct InitOut {
     pub max_pages: u16,
     pub map_alignment: u16,
     pub flags2: u32,
-    pub unused: [u32; 7],
+    pub max_stack_depth: u32,
+    /// In seconds.
+    pub request_timeout: u16,
+    pub unused: [u16; 11],
 }
 
 #[derive(IntoBytes, Immutable, Default, Clone, Copy)]
@@ -172,6 +179,24 @@ pub struct DirectoryEntry {
     pub kind: u32,
 }
 
+/// What is put into the page cache unasked, followed by its bytes.
+#[derive(IntoBytes, Immutable, Default)]
+#[repr(C)]
+pub struct StoreOut {
+    pub node: u64,
+    pub offset: u64,
+    pub size: u32,
+    pub padding: u32,
+}
+
+/// `FUSE_NOTIFY_STORE`: in the place of an answer's errno, with a `unique` of 0.
+pub const NOTIFY_STORE: i32 = 4;
+
+/// The `flags2` of an INIT: what follows [`InitIn`] since kernel 5.17.
+pub fn more_flags(rest: &[u8]) -> u32 {
+    rest.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+}
+
 /// Arguments of a request, if it is long enough for them.
 pub fn arguments<T: FromBytes + KnownLayout + Immutable>(request: &[u8]) -> Option<(T, &[u8])> {
     let body = request.get(size_of::<RequestHeader>()..)?;
@@ -186,7 +211,7 @@ pub fn request(slot: &[u8]) -> Option<(RequestHeader, &[u8])> {
     (bytes.len() >= size_of::<RequestHeader>()).then_some((header, bytes))
 }
 
-/// The header of an answer: `error` is 0 or a negative errno, `result_bytes` what follows.
+/// The header of an answer: `error` is 0 or a negative errno (or the code of a notification), `result_bytes` what follows.
 pub fn answer_header(unique: u64, error: i32, result_bytes: usize) -> [u8; ANSWER_HEADER_BYTES] {
     let mut header = [0; ANSWER_HEADER_BYTES];
     header[..4].copy_from_slice(&((ANSWER_HEADER_BYTES + result_bytes) as u32).to_le_bytes());
@@ -207,6 +232,7 @@ mod tests {
         assert_eq!(size_of::<AttributesOut>(), 104);
         assert_eq!(size_of::<EntryOut>(), 128);
         assert_eq!(size_of::<ReadIn>(), 40);
+        assert_eq!(size_of::<StoreOut>(), 24);
         assert_eq!(size_of::<StatfsOut>(), 80);
         assert_eq!(size_of::<DirectoryEntry>(), 24);
     }

@@ -11,14 +11,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Scope;
 
 use zerocopy::{Immutable, IntoBytes};
 
 use super::keeper::ENOUGH_BLAME;
 use super::message::{self, HAND_OVER, Message};
-use super::operations::Files;
+use super::operations::{self, Files};
+use super::store::{Store, Storer};
 use super::{Owner, sandbox, wire};
 use crate::image::squashfs::Bytes;
 use crate::sys::process;
@@ -58,11 +59,14 @@ pub fn run(
     let (Ok(slots), Ok(image)) = (slots.remapped(), image.try_clone()) else { process::exit(FAILED) };
     // Before any thread is started: each inherits what is forbidden.
     sandbox::enter();
-    let files = Files::new(Arc::new(image), options);
+    let image = Arc::new(image);
+    let files = Files::new(Arc::clone(&image), options);
+    let (device, slots) = (OnceLock::new(), &slots);
+    let store = Store { image: &image, device: &device, slots };
     let alone = Mutex::new(());
     let ahead = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_AHEAD);
     std::thread::scope(|scope| {
-        let (files, alone, slots) = (&files, &alone, &slots);
+        let (files, alone, store) = (&files, &alone, &store);
         // All threads wait for work before there is any: any slot may hold a request of a dead worker, and the
         // first container waits for its first answer.
         for number in 0..ahead {
@@ -70,7 +74,7 @@ pub fn run(
                 if number == 0 {
                     files.decode_start(start);
                 }
-                files.read_ahead();
+                files.read_ahead(&Storer::new(store));
             });
         }
         let others: Vec<Sender<OwnedFd>> = (1..slots.len())
@@ -78,23 +82,25 @@ pub fn run(
                 let (give, take) = channel();
                 spawn(scope, move || {
                     if let Ok(queue) = take.recv() {
-                        serve_queue(files, slots.slot(index), &queue, alone);
+                        serve_queue(files, slots, index, &queue, alone);
                     }
                 });
                 give
             })
             .collect();
         // The keeper ended before there was anything to serve.
-        let Ok(Some(Message { kind: HAND_OVER, fds })) = message::receive(keeper) else {
+        let Ok(Some(Message { kind: HAND_OVER, mut fds })) = message::receive(keeper) else {
             process::exit(UNMOUNTED)
         };
+        let Some(last) = fds.pop() else { process::exit(FAILED) };
+        device.get_or_init(|| last);
         let mut queues = fds.into_iter();
         let Some(first) = queues.next() else { process::exit(FAILED) };
         for (other, queue) in others.iter().zip(queues) {
             // Its receiver is a thread of this process that waits for it.
             let _ = other.send(queue);
         }
-        serve_queue(files, slots.slot(0), &first, alone);
+        serve_queue(files, slots, 0, &first, alone);
     });
     process::exit(FAILED)
 }
@@ -107,8 +113,8 @@ fn spawn<'scope>(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() + Send + 
 }
 
 /// Ends the process when the queue does.
-fn serve_queue(files: &Files, mut slot: Slot<'_>, queue: &OwnedFd, alone: &Mutex<()>) {
-    let queue = queue.as_fd();
+fn serve_queue(files: &Files, slots: &SlotTable, index: usize, queue: &OwnedFd, alone: &Mutex<()>) {
+    let (mut slot, queue) = (slots.slot(index), queue.as_fd());
     let mut answer = Answer::default();
     take_over(files, &slot, queue, alone, &mut answer);
     loop {
@@ -121,9 +127,14 @@ fn serve_queue(files: &Files, mut slot: Slot<'_>, queue: &OwnedFd, alone: &Mutex
                 _ => process::exit(FAILED),
             },
         }
-        if let Some((header, _)) = wire::request(slot.request()) {
+        if let Some((header, bytes)) = wire::request(slot.request()) {
+            if operations::gives_up(&header, bytes) {
+                slots.may_store().store(1, Ordering::Relaxed);
+            }
             answer_request(files, &slot, queue, &mut answer);
             slot.finish(header.unique);
+            let store = slots.may_store().load(Ordering::Relaxed) == 1;
+            files.after(&header, bytes, store);
         }
     }
 }
@@ -161,7 +172,6 @@ fn answer_request(files: &Files, slot: &Slot<'_>, queue: BorrowedFd<'_>, answer:
     if wants_answer {
         answer.send(queue, header.unique);
     }
-    files.after(&header, bytes);
 }
 
 /// The answer to one request; its buffers are used again for the next.
@@ -222,16 +232,22 @@ impl Answer {
             self.bytes.clear();
             self.pieces.clear();
         }
+        let _ = self.send_as(queue, unique, -self.errno);
+        self.pieces.clear();
+    }
+
+    /// Sends what was put in, with this header.
+    pub fn send_as(&self, device: BorrowedFd<'_>, unique: u64, code: i32) -> std::io::Result<()> {
         let pieces = self.pieces.iter().map(|piece| match piece {
             Piece::Bytes(bytes) => bytes,
             Piece::Zeroes(length) => &ZEROES[..*length],
         });
         let bytes: Vec<&[u8]> = std::iter::once(self.bytes.as_slice()).chain(pieces).collect();
         let length = bytes.iter().map(|bytes| bytes.len()).sum();
-        let header = wire::answer_header(unique, -self.errno, length);
+        let header = wire::answer_header(unique, code, length);
         let parts: Vec<IoSlice<'_>> =
             std::iter::once(header.as_slice()).chain(bytes).map(IoSlice::new).collect();
-        let _ = rustix::io::writev(queue, &parts);
-        self.pieces.clear();
+        rustix::io::writev(device, &parts)?;
+        Ok(())
     }
 }

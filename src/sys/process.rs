@@ -189,6 +189,15 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     close_range(first as u32, u32::MAX)
 }
 
+/// Gives the calling thread a table of descriptors of its own, with those of `keep` and no others in it.
+///
+/// # Errors
+/// EPERM where a filter forbids it; ENOMEM.
+pub fn keep_to_itself(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
+    close_all_but(keep)
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: close_range takes no pointers. That no owned descriptor of this process lies in the range is the
     // point of the only caller: a forked server drops what it inherited and uses nothing of it any more.

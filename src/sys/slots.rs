@@ -9,6 +9,9 @@
 //!          8  blame:    u32   how much the request is suspected of killing workers (see serve::keeper)
 //!         12  retrying: u32   1 while a new worker answers it alone
 //!       4096  request, 12 KiB: more than max_write and headers, else read(2) gives EINVAL
+//! after the last slot
+//!          0  may_store: u32  1 when the kernel may be given data unasked (see serve::store)
+//!          4  storing:   u32  how many threads are at it
 //! ```
 
 use std::io;
@@ -18,6 +21,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const SLOT_BYTES: usize = 16 << 10;
 const REQUEST_AT: usize = 4 << 10;
+/// What all threads share, after the slots.
+const SHARED_BYTES: usize = 4 << 10;
 /// The longest request that fits.
 pub const REQUEST_BYTES: usize = SLOT_BYTES - REQUEST_AT;
 
@@ -41,8 +46,8 @@ impl SlotTable {
     /// Out of memory.
     pub fn new(slots: usize) -> io::Result<Self> {
         let memory = rustix::fs::memfd_create(c"skiff-requests", rustix::fs::MemfdFlags::CLOEXEC)?;
-        rustix::fs::ftruncate(&memory, (slots * SLOT_BYTES) as u64)?;
-        let base = map(memory.as_fd(), slots * SLOT_BYTES)?;
+        rustix::fs::ftruncate(&memory, table_bytes(slots) as u64)?;
+        let base = map(memory.as_fd(), table_bytes(slots))?;
         Ok(Self { memory, base, slots })
     }
 
@@ -52,7 +57,7 @@ impl SlotTable {
     /// # Errors
     /// Out of memory.
     pub fn remapped(&self) -> io::Result<Self> {
-        let base = map(self.memory.as_fd(), self.slots * SLOT_BYTES)?;
+        let base = map(self.memory.as_fd(), table_bytes(self.slots))?;
         Ok(Self { memory: self.memory.try_clone()?, base, slots: self.slots })
     }
 
@@ -77,6 +82,23 @@ impl SlotTable {
         Slot { base, table: std::marker::PhantomData }
     }
 
+    /// 1 when the kernel may be given data unasked.
+    pub fn may_store(&self) -> &AtomicU32 {
+        self.shared_word(0)
+    }
+
+    /// How many threads are giving the kernel data unasked.
+    pub fn storing(&self) -> &AtomicU32 {
+        self.shared_word(1)
+    }
+
+    fn shared_word(&self, index: usize) -> &AtomicU32 {
+        debug_assert!(index < SHARED_BYTES / 4);
+        // SAFETY: the mapping goes on for SHARED_BYTES after the slots, is page-aligned and lives as long as the
+        // table; the word is only used as an atomic.
+        unsafe { AtomicU32::from_ptr(self.base.add(self.slots * SLOT_BYTES + 4 * index).as_ptr().cast()) }
+    }
+
     /// The memory itself, which a server keeps open.
     pub fn memory(&self) -> BorrowedFd<'_> {
         self.memory.as_fd()
@@ -86,8 +108,12 @@ impl SlotTable {
 impl Drop for SlotTable {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map` with this length and nothing borrows it any more.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.slots * SLOT_BYTES) };
+        unsafe { libc::munmap(self.base.as_ptr().cast(), table_bytes(self.slots)) };
     }
+}
+
+fn table_bytes(slots: usize) -> usize {
+    slots * SLOT_BYTES + SHARED_BYTES
 }
 
 fn map(memory: BorrowedFd<'_>, bytes: usize) -> io::Result<NonNull<u8>> {
@@ -179,5 +205,10 @@ mod tests {
         assert_eq!(&other.slot(1).request()[..7], b"request");
         assert_eq!(other.slot(1).answered().load(Ordering::Acquire), 42);
         assert_eq!(other.slot(0).request()[0], 0);
+        table.storing().fetch_add(3, Ordering::Relaxed);
+        assert_eq!(
+            (other.storing().load(Ordering::Relaxed), other.may_store().load(Ordering::Relaxed)),
+            (3, 0)
+        );
     }
 }

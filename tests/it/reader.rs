@@ -331,6 +331,22 @@ fn check(arguments: &str) {
     let image = place.path().join("image");
     mksquashfs(tree.path(), &image, arguments);
     assert_equal(&files, &read_image(&open(&image)), arguments);
+    assert_table_is_in_order(&open(&image));
+}
+
+/// From the first inode of the table, each leads to the next, and none is left out.
+fn assert_table_is_in_order(image: &Squashfs) {
+    let mut inodes = BTreeMap::new();
+    image
+        .walk(&mut |_, inode| {
+            inodes.insert(inode.reference, Arc::clone(inode));
+            Ok(())
+        })
+        .unwrap();
+    let table: Vec<_> = inodes.keys().copied().collect();
+    for (index, inode) in inodes.values().enumerate() {
+        assert_eq!(image.inode_after(inode).unwrap(), table.get(index + 1).copied(), "{inode:?}");
+    }
 }
 
 #[test]

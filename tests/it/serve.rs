@@ -142,6 +142,109 @@ fn no_read_fails_or_differs_while_workers_are_killed() {
     }
 }
 
+/// A program for containers that prints how many bytes of each file named to it are in the page cache.
+const CACHED: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+int main(int argc, char **argv) {
+  static unsigned char page[1 << 16];
+  for (int i = 1; i < argc; i++) {
+    struct stat status;
+    int file = open(argv[i], O_RDONLY);
+    if (file < 0 || fstat(file, &status)) return 1;
+    void *map = mmap(0, status.st_size, PROT_READ, MAP_SHARED, file, 0);
+    if (map == MAP_FAILED || mincore(map, status.st_size, page)) return 1;
+    long bytes = 0, pages = (status.st_size + 4095) / 4096;
+    for (long p = 0; p < pages; p++) bytes += (page[p] & 1) * 4096L;
+    printf("%d ", bytes >= status.st_size ? 2 : bytes > 0);
+  }
+  puts("");
+}
+"#;
+
+/// Whether each of the data files is in the page cache: 0 not at all, 1 in part, 2 the whole.
+fn cached(shell: &mut Shell) -> Vec<u8> {
+    let printed = shell.ask("/zcached /data/*");
+    printed.split(' ').map(|word| word.parse().expect("cached prints numbers")).collect()
+}
+
+#[test]
+fn files_that_come_next_are_in_the_page_cache_unasked() {
+    if !able(&[Need::Userns, Need::Fuse, Need::Busybox, Need::RequestTimeout]) {
+        return;
+    }
+    let place = Place::new("serve-follow");
+    let (tree, sums) = data_tree(&place, 120);
+    place.write("cached.c", CACHED);
+    let mut compiler = place.command("gcc");
+    finish(compiler.args(["-O2", "-static", "-o", "tree/zcached", "cached.c"])).ok();
+    place.build("data.sif", &tree);
+    let mut shell = Shell::start(&place, "data.sif");
+    // The kernel knows all of them by their names.
+    assert_eq!(shell.ask("ls -l /data | wc -l"), "121");
+    assert!(cached(&mut shell).iter().all(|state| *state == 0));
+    // Two files far apart bring nothing else.
+    shell.ask("cat /data/118 /data/112 | wc -c");
+    let now = cached(&mut shell);
+    assert_eq!(now.iter().filter(|state| **state > 0).count(), 2, "{now:?}");
+    // One after the other, small files that come next are brought, but not all that there are.
+    let size =
+        |index: &usize| fs::metadata(tree.join(format!("data/{index:03}"))).map_or(0, |data| data.len());
+    let small: Vec<usize> = (0..110).filter(|index| size(index) <= 512 << 10).collect();
+    let in_order =
+        small.iter().take(5).map(|index| format!("/data/{index:03}")).collect::<Vec<_>>().join(" ");
+    shell.ask(&format!("cat {in_order} | wc -c"));
+    while small[5..11].iter().filter(|index| cached(&mut shell)[**index] == 2).count() < 3 {
+        std::thread::yield_now();
+    }
+    let now = cached(&mut shell);
+    assert!(small[40..].iter().all(|index| now[*index] == 0), "files far ahead are brought: {now:?}");
+    // And they are what they should be.
+    for line in sums.lines() {
+        let path = line.rsplit(' ').next().expect("a path");
+        assert_eq!(shell.ask(&format!("cd /; sha256sum {path}")), line);
+    }
+    shell.end();
+}
+
+#[test]
+fn killing_keeper_and_worker_at_any_moment_leaves_no_process() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-killed-both");
+    let (tree, _) = data_tree(&place, 60);
+    place.build("data.sif", &tree);
+    let mut numbers = Numbers(23);
+    for _ in 0..40 {
+        let mut command = place.skiff(["exec", "data.sif", "sh", "-c", "ls -l /data; cat /data/* /data/*"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("skiff starts");
+        let pid = i32::try_from(child.id()).expect("a pid is positive");
+        let alive = || ["skiff-keeper", "skiff-worker"].map(|name| named(&place, name)).concat();
+        // The moment may come before the server is there, or after the reader is gone.
+        let _ended = wait_for_exit(pid, Duration::from_micros(2_000 + numbers.next() % 60_000));
+        // Twice: the keeper may have made another worker just before.
+        let mut killed = Vec::new();
+        for _ in 0..2 {
+            for pid in alive() {
+                // It may be gone already, which is what is wanted.
+                let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                killed.push(pid);
+            }
+        }
+        for pid in killed {
+            assert!(wait_for_exit(pid, Duration::from_secs(20)), "process {pid} outlives SIGKILL");
+        }
+        let _status = child.wait().expect("a child can be waited for");
+        kill_server(&place);
+    }
+    if place.runtime().join("skiff").exists() {
+        remove_rendezvous(&place);
+    }
+}
+
 #[test]
 fn a_request_that_kills_every_worker_is_answered_eio_and_the_others_go_on() {
     if !able(&NEEDS) {

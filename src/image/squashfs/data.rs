@@ -73,6 +73,11 @@ impl BlockList {
         Self { count, start: Mark { list, data }, stride, marks: Mutex::new(Vec::new()) }
     }
 
+    /// Where the list begins.
+    pub fn place(&self) -> (u64, usize) {
+        self.start.list
+    }
+
     pub fn cost(&self) -> usize {
         (self.count / self.stride) as usize * size_of::<Mark>()
     }

@@ -195,6 +195,55 @@ impl Squashfs {
         Ok(inode)
     }
 
+    /// The inode that comes after `inode` in the inode table, none after the last. Packers write the table in the
+    /// order in which they pack, so it is the file whose data comes next, and that a reader of everything wants next.
+    pub fn inode_after(&self, inode: &Inode) -> Result<Option<InodeRef>> {
+        let superblock = &self.superblock;
+        // All types share 16 bytes; a regular file's list of blocks is known already.
+        let (block, offset, rest) = match &inode.content {
+            Content::Regular(data) => {
+                let (block, offset) = data.blocks.place();
+                (block, offset, data.blocks.count.saturating_mul(4))
+            }
+            _ => {
+                let block = superblock.inode_table.saturating_add(inode.reference.0 >> 16);
+                let offset = (inode.reference.0 & 0xffff) as usize;
+                let mut at = self.metadata.cursor(block, offset, superblock.directory_table, "inode")?;
+                let kind = at.u16()?;
+                at.skip(14)?;
+                let rest = match kind {
+                    1 => 16,
+                    3 | 10 => 8 + inode.size + if kind == 10 { 4 } else { 0 },
+                    4 | 5 => 8,
+                    6 | 7 => 4,
+                    11 | 12 => 12,
+                    13 | 14 => 8,
+                    8 => {
+                        at.skip(16)?;
+                        let entries = at.u16()?;
+                        at.skip(6)?;
+                        for _ in 0..entries {
+                            at.skip(8)?;
+                            let name = at.u32()?;
+                            at.skip((name as usize).saturating_add(1))?;
+                        }
+                        0
+                    }
+                    _ => return Ok(None),
+                };
+                let (block, offset) = at.place_here();
+                (block, offset, rest)
+            }
+        };
+        let mut at = self.metadata.cursor(block, offset, superblock.directory_table, "inode")?;
+        at.skip(usize::try_from(rest).unwrap_or(usize::MAX))?;
+        if at.is_at_end() {
+            return Ok(None);
+        }
+        let (block, offset) = at.place()?;
+        Ok(Some(InodeRef((block - superblock.inode_table) << 16 | offset as u64)))
+    }
+
     // flat: one match over the inode types, field after field as they stand on disk.
     fn parse_inode(&self, reference: InodeRef) -> Result<Inode> {
         let superblock = &self.superblock;

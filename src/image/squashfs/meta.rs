@@ -180,6 +180,11 @@ impl Cursor<'_> {
         (self.position, self.offset)
     }
 
+    /// Whether the table ends here.
+    pub fn is_at_end(&self) -> bool {
+        self.offset >= self.block.bytes.len() && self.block.next >= self.end
+    }
+
     /// Goes on to the next block when this one is used up.
     fn refill(&mut self) -> Result<()> {
         if self.offset < self.block.bytes.len() {
