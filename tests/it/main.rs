@@ -7,6 +7,7 @@ mod exec;
 mod harness;
 mod hosts;
 mod layering;
+mod leaving;
 mod pack;
 mod reader;
 mod serve;

@@ -79,7 +79,7 @@ impl Shell {
 }
 
 /// The pids of this test's processes of a name: `skiff-keeper`, `skiff-worker`.
-fn named(place: &Place, name: &str) -> Vec<i32> {
+pub fn named(place: &Place, name: &str) -> Vec<i32> {
     let is =
         |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
     place.processes().into_iter().map(|(pid, _)| pid).filter(is).collect()
