@@ -28,10 +28,28 @@ use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, Processes, Root, RunPlan, Serving};
-use crate::serve::{self, Meeting, Owner};
+use crate::serve::{self, Meeting, Owner, Unpacked};
 
 /// The image's server, met or started; no container is in it yet.
 pub struct Server(Meeting);
+
+impl Server {
+    /// Whether the image is being unpacked for this container, since the host has no FUSE.
+    pub fn unpacks(&self) -> bool {
+        matches!(&self.0, Meeting::First(starter) if starter.unpacks())
+    }
+
+    /// Waits for it to be unpacked; `None` where it is not.
+    ///
+    /// # Errors
+    /// Why it cannot be unpacked; nothing is left then.
+    pub fn unpacked(&mut self) -> Result<Option<&Unpacked>> {
+        match &mut self.0 {
+            Meeting::First(starter) if starter.unpacks() => starter.unpacked().map(Some),
+            _ => Ok(None),
+        }
+    }
+}
 
 /// Finds or starts the server of `image`, the file of a [`Root::Image`]. It is done before the rest of the plan is
 /// decided, so that a new server makes itself ready meanwhile; one that is dropped again ends.
@@ -55,6 +73,7 @@ pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
         linger: Duration::from_millis(serve.linger_ms),
         rendezvous: serve.rendezvous.iter().map(|path| path.0.clone()).collect(),
         start: serve.start.iter().map(|path| path.0.clone()).collect(),
+        unpack: serve.unpack.as_ref().map(|path| path.0.clone()),
     };
     Ok(Some(Server(serve::meet(request)?)))
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::pipe::PipeFlags;
 
@@ -16,7 +17,7 @@ use crate::plan::{IdMap, RunPlan};
 use crate::remedies;
 use crate::serve::{Meeting, Namespaces, Starter};
 use crate::sys::fuse;
-use crate::sys::mount::{self, Extent};
+use crate::sys::mount::{self, Extent, Limits};
 use crate::sys::process::{self, Fork};
 
 /// Gives this process a user namespace and a mount namespace of its own.
@@ -55,18 +56,23 @@ fn join(served: &Namespaces) -> Result<OwnedFd> {
 }
 
 /// The first container: makes the namespaces and the file system that others will join.
-fn begin(plan: &RunPlan, starter: Starter) -> Result<(OwnedFd, Template)> {
+fn begin(plan: &RunPlan, mut starter: Starter) -> Result<(OwnedFd, Template)> {
     let trying = || "cannot mount the image".to_owned();
+    let unpacked = if starter.unpacks() { Some(starter.unpacked()?.root.clone()) } else { None };
     new_user_namespace(&plan.ids)?;
     new_mount_namespace()?;
     let own = own_mount_namespace()?;
-    let user = File::open("/proc/self/ns/user").context(Kind::Host, trying)?.into();
+    let user: OwnedFd = File::open("/proc/self/ns/user").context(Kind::Host, trying)?.into();
     new_mount_namespace()?;
     let template = own_mount_namespace()?;
-    let queues = mount_fuse(plan, starter.queues())?;
-    starter.hand_over(&queues)?;
-    // With the server gone, requests must fail rather than wait for descriptors that we hold.
-    drop(queues);
+    if let Some(root) = unpacked {
+        starter.name_users(user.as_fd())?;
+        mount_directory(&root).context(Kind::Host, trying)?;
+    } else {
+        let queues = mount_fuse(plan, starter.queues())?;
+        // With the server gone, requests must fail rather than wait for descriptors that we hold: they are closed.
+        starter.hand_over(&queues)?;
+    }
     let root = mount::clone_mount(Path::new(MOUNTED_AT), Extent::Mount).context(Kind::Host, trying)?;
     setns(&own, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
     Ok((root, Template { starter, namespaces: Namespaces { user, template }, own }))
@@ -108,6 +114,15 @@ fn mount_fuse(plan: &RunPlan, queues: usize) -> Result<Vec<OwnedFd>> {
             .context(Kind::Host, || "cannot attach a queue to the image's mount".into())?;
     }
     Ok(queues)
+}
+
+/// The same for an unpacked image.
+fn mount_directory(root: &Path) -> std::io::Result<()> {
+    let mount = mount::clone_mount(root, Extent::Mount)?;
+    mount::limit(mount.as_fd(), Limits { read_only: true, no_devices: true }, Extent::Mount)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let at = rustix::fs::open(MOUNTED_AT, flags, Mode::empty())?;
+    mount::attach(mount.as_fd(), at.as_fd())
 }
 
 /// Makes the image's mount the root of the template, and lets go of the copy of the host's mounts below it.

@@ -55,12 +55,12 @@ impl Shell {
     }
 
     /// Has a command done without waiting for what it prints.
-    fn tell(&mut self, line: &str) {
+    pub fn tell(&mut self, line: &str) {
         let input = self.input.as_mut().expect("the shell was not ended");
         writeln!(input, "{line}").expect("the shell reads");
     }
 
-    fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("the shell prints");
         line.trim_end().to_owned()
