@@ -8,6 +8,7 @@ mod harness;
 mod hosts;
 mod layering;
 mod leaving;
+mod old_kernels;
 mod pack;
 mod reader;
 mod serve;
