@@ -18,6 +18,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Mode, OFlags};
+
 /// The prefixes of the variables that speak to a container tool, our own first.
 pub const FAMILIES: [&str; 3] = ["SKIFF", "APPTAINER", "SINGULARITY"];
 
@@ -53,6 +55,8 @@ pub struct Host {
     pub settings: OnceCell<bool>,
     /// See [`Host::terminal`].
     pub terminal: OnceCell<Option<PathBuf>>,
+    /// See [`Host::no_fuse`].
+    pub no_fuse: OnceCell<Option<i32>>,
 }
 
 /// The caller's passwd entry, or what stands in for it.
@@ -101,6 +105,7 @@ impl Host {
             cgroup: OnceCell::new(),
             settings: OnceCell::new(),
             terminal: OnceCell::new(),
+            no_fuse: OnceCell::new(),
         }
     }
 
@@ -134,6 +139,11 @@ impl Host {
     /// The terminal that the caller's standard streams lead to.
     pub fn terminal(&self) -> Option<&Path> {
         self.terminal.get_or_init(terminal).as_deref()
+    }
+
+    /// Why FUSE cannot be used: the errno of opening its device, or EINVAL where something else has its name.
+    pub fn no_fuse(&self) -> Option<i32> {
+        *self.no_fuse.get_or_init(|| open_fuse(&self.real(Path::new("/dev/fuse"))).err())
     }
 
     /// The kind of file system that a path is on, by the number that statfs(2) gives.
@@ -235,6 +245,16 @@ fn terminal() -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(name.into_bytes())))
 }
 
+/// Whether the FUSE device can be opened.
+fn open_fuse(path: &Path) -> Result<(), i32> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    let status = opened.and_then(rustix::fs::fstat).map_err(rustix::io::Errno::raw_os_error)?;
+    let device = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice;
+    // linux/Documentation/admin-guide/devices.txt
+    if device && status.st_rdev == rustix::fs::makedev(10, 229) { Ok(()) } else { Err(libc::EINVAL) }
+}
+
 fn is_login_name(name: &[u8]) -> bool {
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-@+\\".contains(byte) || *byte >= 0x80;
     !name.is_empty() && name.len() <= 256 && name.iter().all(fits) && name[0] != b'-' && name != b"root"
@@ -271,6 +291,7 @@ impl Host {
             cgroup: OnceCell::from("/user.slice".to_owned()),
             settings: OnceCell::from(true),
             terminal: OnceCell::from(None),
+            no_fuse: OnceCell::from(None),
         }
     }
 

@@ -69,7 +69,7 @@ pub const OTHERS: &[Other] = &[
     value ("docker-host",     &[],                Answer::NoEffect(LOCAL)),
     value ("docker-username", &[],                Answer::NoEffect(LOCAL)),
     value ("docker-password", &[],                Answer::NoEffect(LOCAL)),
-    value ("tmpdir",          &[],                Answer::NoEffect("nothing is unpacked")),
+    value ("tmpdir",          &[],                Answer::NoEffect("images are unpacked only where FUSE is missing, below SKIFF_TMPDIR")),
 
     switch("nv",          &["NV"],          Answer::Devices(NVIDIA, DEVICES)),
     switch("nvccli",      &["NVCCLI"],      Answer::Devices(NVIDIA, DEVICES)),

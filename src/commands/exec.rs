@@ -7,14 +7,16 @@ use std::time::Instant;
 
 use crate::cli::Global;
 use crate::cli::run::RunArgs;
-use crate::commands::{printed, warn};
+use crate::commands::{amount, printed, warn};
 use crate::config::{self, Config};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::image::{self, Image};
-use crate::launch;
+use crate::launch::{self, Server};
 use crate::plan::explain::explain;
 use crate::plan::{self, Action, HostPath, Request, Root, RunPlan};
+use crate::remedies;
+use crate::serve::Unpacked;
 
 /// Runs a program in an image; returns only after `--dry-run`, or when the program could not be started.
 pub fn run(args: &RunArgs, global: &Global, action: Action) -> Result<i32> {
@@ -36,7 +38,7 @@ pub fn run(args: &RunArgs, global: &Global, action: Action) -> Result<i32> {
         return print(&plan::decide(&request, &host, &config, &image.tree()?)?, args.container.json);
     }
     // The image's server starts while the plan is decided.
-    let server = launch::meet_server(&plan::decide_serving(&request, &host, &config)?, &image.file)?;
+    let mut server = launch::meet_server(&plan::decide_serving(&request, &host, &config)?, &image.file)?;
     let plan = plan::decide(&request, &host, &config, &image.tree()?)?;
     if global.detail() > 1 {
         let (opened, planned) = (opened.as_micros(), (started.elapsed() - opened).as_micros());
@@ -45,8 +47,40 @@ pub fn run(args: &RunArgs, global: &Global, action: Action) -> Result<i32> {
     for warning in &plan.warnings {
         warn(global, warning);
     }
+    if let Some(server) = &mut server {
+        tell_of_unpacking(server, &host, &plan, global)?;
+    }
     let never: Infallible = launch::exec(&plan, server)?;
     match never {}
+}
+
+/// On a host without FUSE: what is done instead, what it costs, and how to mend it.
+fn tell_of_unpacking(server: &mut Server, host: &Host, plan: &RunPlan, global: &Global) -> Result<()> {
+    let (true, Some(errno)) = (server.unpacks(), host.no_fuse()) else { return Ok(()) };
+    let (why, mend) = match remedies::not_the_fuse_device(&host.root) {
+        Some(what) if errno == libc::EINVAL => {
+            (format!("cannot use /dev/fuse: {what}"), remedies::no_fuse_mount(errno, &host.root))
+        }
+        _ => {
+            let error = Error::host("cannot open /dev/fuse").because(io::Error::from_raw_os_error(errno));
+            (error.to_string(), remedies::no_fuse_device(errno).to_owned())
+        }
+    };
+    let (Root::Image { path, length, .. }, Some(below)) = (&plan.root, &plan.serve.unpack) else {
+        return Ok(());
+    };
+    let started = Instant::now();
+    let (image, below) = (path.0.display(), below.0.display());
+    let packed = amount(*length);
+    warn(
+        global,
+        &format!("{why}; {image} ({packed}) is unpacked below {below} until its last container ends"),
+    );
+    if let Some(Unpacked { entries, bytes, .. }) = server.unpacked()? {
+        let (bytes, seconds) = (amount(*bytes), started.elapsed().as_secs_f64());
+        warn(global, &format!("unpacked {bytes} in {entries} files, {seconds:.1} s; to do without: {mend}"));
+    }
+    Ok(())
 }
 
 fn root_of(image: &Image, path: &Path) -> Root {

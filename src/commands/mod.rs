@@ -98,6 +98,18 @@ pub(crate) fn warn(global: &Global, message: &str) {
     }
 }
 
+/// Bytes for people: `34.2 MiB`.
+pub(crate) fn amount(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if value < 1000.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} PiB")
+}
+
 fn colour(global: &Global) -> bool {
     colour_on(global, io::stderr().is_terminal())
 }

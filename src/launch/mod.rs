@@ -28,10 +28,29 @@ use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, Processes, Root, RunPlan, Serving};
-use crate::serve::{self, Meeting, Owner};
+use crate::serve::{self, Meeting, Owner, Unpacked};
+use crate::sys::compat;
 
 /// The image's server, met or started; no container is in it yet.
 pub struct Server(Meeting);
+
+impl Server {
+    /// Whether the image is being unpacked for this container, since the host has no FUSE.
+    pub fn unpacks(&self) -> bool {
+        matches!(&self.0, Meeting::First(starter) if starter.unpacks())
+    }
+
+    /// Waits for it to be unpacked; `None` where it is not.
+    ///
+    /// # Errors
+    /// Why it cannot be unpacked; nothing is left then.
+    pub fn unpacked(&mut self) -> Result<Option<&Unpacked>> {
+        match &mut self.0 {
+            Meeting::First(starter) if starter.unpacks() => starter.unpacked().map(Some),
+            _ => Ok(None),
+        }
+    }
+}
 
 /// Finds or starts the server of `image`, the file of a [`Root::Image`]. It is done before the rest of the plan is
 /// decided, so that a new server makes itself ready meanwhile; one that is dropped again ends.
@@ -42,6 +61,8 @@ pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
     let Serving { root, ids, serve } = serving;
     let Root::Image { path, offset, length } = root else { return Ok(None) };
     let image = image.try_clone().tried(|| format!("cannot use the image {:?}", path.0))?;
+    // Without mounts by descriptors a container cannot take the image from the template that others left.
+    let shared = compat::has_mount_descriptors();
     let request = serve::Request {
         image,
         offset: *offset,
@@ -53,8 +74,9 @@ pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
         },
         scope: serve.scope.clone(),
         linger: Duration::from_millis(serve.linger_ms),
-        rendezvous: serve.rendezvous.iter().map(|path| path.0.clone()).collect(),
+        rendezvous: serve.rendezvous.iter().filter(|_| shared).map(|path| path.0.clone()).collect(),
         start: serve.start.iter().map(|path| path.0.clone()).collect(),
+        unpack: serve.unpack.as_ref().map(|path| path.0.clone()),
     };
     Ok(Some(Server(serve::meet(request)?)))
 }
@@ -65,10 +87,7 @@ pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
 /// What the host does not allow, mounts that cannot be made, a program that cannot be executed.
 pub fn exec(plan: &RunPlan, server: Option<Server>) -> Result<Infallible> {
     let (lower, template) = match (&plan.root, server) {
-        (Root::Image { .. }, Some(server)) => {
-            let (root, template) = namespaces::enter_with_image(plan, server.0)?;
-            (rootfs::Lower::Mount(root), template)
-        }
+        (Root::Image { .. }, Some(server)) => namespaces::enter_with_image(plan, server.0)?,
         (Root::Image { .. }, None) => return Err(Error::new(Kind::Internal, "the image has no server")),
         (Root::Directory(path), _) => {
             namespaces::enter(plan)?;

@@ -8,16 +8,18 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::pipe::PipeFlags;
 
+use super::rootfs::Lower;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, RunPlan};
 use crate::remedies;
 use crate::serve::{Meeting, Namespaces, Starter};
-use crate::sys::fuse;
-use crate::sys::mount::{self, Extent};
+use crate::sys::mount::{self, Extent, Limits, Taken};
 use crate::sys::process::{self, Fork};
+use crate::sys::{compat, fuse};
 
 /// Gives this process a user namespace and a mount namespace of its own.
 pub fn enter(plan: &RunPlan) -> Result<()> {
@@ -25,12 +27,15 @@ pub fn enter(plan: &RunPlan) -> Result<()> {
     new_mount_namespace()
 }
 
-/// The same, with the image served; gives the image's root as a detached mount, and what is left to do for those
-/// that come later.
-pub fn enter_with_image(plan: &RunPlan, server: Meeting) -> Result<(OwnedFd, Option<Template>)> {
+/// The same, with the image served; gives the image's root, and what is left to do for those that come later.
+pub fn enter_with_image(plan: &RunPlan, server: Meeting) -> Result<(Lower, Option<Template>)> {
+    let detached = |mount| Lower::Mount(Taken::Detached(mount));
     match server {
-        Meeting::Joined(namespaces) => Ok((join(&namespaces)?, None)),
-        Meeting::First(starter) => begin(plan, starter).map(|(root, template)| (root, Some(template))),
+        Meeting::Joined(namespaces) => Ok((detached(join(&namespaces)?), None)),
+        Meeting::First(starter) if compat::has_mount_descriptors() => {
+            begin(plan, starter).map(|(root, template)| (detached(root), Some(template)))
+        }
+        Meeting::First(starter) => Ok((begin_alone(plan, starter)?, None)),
     }
 }
 
@@ -55,21 +60,59 @@ fn join(served: &Namespaces) -> Result<OwnedFd> {
 }
 
 /// The first container: makes the namespaces and the file system that others will join.
-fn begin(plan: &RunPlan, starter: Starter) -> Result<(OwnedFd, Template)> {
+fn begin(plan: &RunPlan, mut starter: Starter) -> Result<(OwnedFd, Template)> {
     let trying = || "cannot mount the image".to_owned();
+    let unpacked = if starter.unpacks() { Some(starter.unpacked()?.root.clone()) } else { None };
     new_user_namespace(&plan.ids)?;
     new_mount_namespace()?;
     let own = own_mount_namespace()?;
-    let user = File::open("/proc/self/ns/user").context(Kind::Host, trying)?.into();
+    let user: OwnedFd = File::open("/proc/self/ns/user").context(Kind::Host, trying)?.into();
     new_mount_namespace()?;
     let template = own_mount_namespace()?;
-    let devices = mount_fuse(plan, starter.devices())?;
-    starter.hand_over(&devices)?;
-    // With the server gone, requests must fail rather than wait for descriptors that we hold.
-    drop(devices);
+    if let Some(root) = unpacked {
+        starter.name_users(user.as_fd())?;
+        mount_directory(&root).context(Kind::Host, trying)?;
+    } else {
+        // All opened first: the mount hides /dev.
+        let devices = open_devices(starter.devices())?;
+        mount_fuse(plan, &devices, MOUNTED_AT)?;
+        // With the server gone, requests must fail rather than wait for descriptors that we hold: they are closed.
+        starter.hand_over(&devices)?;
+    }
     let root = mount::clone_mount(Path::new(MOUNTED_AT), Extent::Mount).context(Kind::Host, trying)?;
     setns(&own, CloneFlags::CLONE_NEWNS).context(Kind::Host, trying)?;
     Ok((root, Template { starter, namespaces: Namespaces { user, template }, own }))
+}
+
+/// The only container of its server, before kernel 5.2: without detached mounts, a mount stays in the namespace that
+/// it was made in. So there is no template, and the image is mounted where the container's root is assembled.
+fn begin_alone(plan: &RunPlan, mut starter: Starter) -> Result<Lower> {
+    let unpacked = if starter.unpacks() { Some(starter.unpacked()?.root.clone()) } else { None };
+    enter(plan)?;
+    if let Some(root) = unpacked {
+        let trying = || "cannot mount the image".to_owned();
+        let user = File::open("/proc/self/ns/user").context(Kind::Host, trying)?;
+        starter.name_users(user.as_fd())?;
+        return Ok(Lower::Mount(
+            mount::take(&root, Extent::Mount, Some(LIMITS)).context(Kind::Host, trying)?,
+        ));
+    }
+    let devices = open_devices(starter.devices())?;
+    Ok(Lower::Unmounted(Unmounted { starter, devices }))
+}
+
+/// An image that is served, and that nobody has mounted yet.
+pub struct Unmounted {
+    starter: Starter,
+    devices: Vec<OwnedFd>,
+}
+
+impl Unmounted {
+    /// Mounts it.
+    pub fn mount_at(self, plan: &RunPlan, target: &str) -> Result<()> {
+        mount_fuse(plan, &self.devices, target)?;
+        self.starter.hand_over(&self.devices)
+    }
 }
 
 impl Template {
@@ -88,10 +131,11 @@ impl Template {
 /// Where the template's FUSE mount is made: the one directory that surely exists, since the device is in it.
 const MOUNTED_AT: &str = "/dev";
 
-fn mount_fuse(plan: &RunPlan, devices: usize) -> Result<Vec<OwnedFd>> {
-    // All opened first: the mount hides /dev.
-    let devices: Vec<OwnedFd> =
-        (0..devices).map(|_| fuse::open_device()).collect::<Result<_, _>>().map_err(explain_no_device)?;
+fn open_devices(count: usize) -> Result<Vec<OwnedFd>> {
+    (0..count).map(|_| fuse::open_device()).collect::<Result<_, _>>().map_err(explain_no_device)
+}
+
+fn mount_fuse(plan: &RunPlan, devices: &[OwnedFd], target: &str) -> Result<()> {
     let (uid, gid) = match plan.ids {
         IdMap::Caller { uid, gid } => (uid, gid),
         IdMap::Root { .. } | IdMap::Whole => (0, 0),
@@ -102,12 +146,24 @@ fn mount_fuse(plan: &RunPlan, devices: usize) -> Result<Vec<OwnedFd>> {
         device.as_raw_fd(),
     );
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
-    mount::mount_new("fuse", MOUNTED_AT, flags, &options).map_err(explain_no_fuse)?;
+    mount::mount_new("fuse", target, flags, &options).map_err(explain_no_fuse)?;
     for other in &devices[1..] {
         fuse::attach_queue(other.as_fd(), device)
             .context(Kind::Host, || "cannot attach a queue to the image's mount".into())?;
     }
-    Ok(devices)
+    Ok(())
+}
+
+/// What holds for an unpacked image as for a served one.
+const LIMITS: Limits = Limits { read_only: true, no_devices: true };
+
+/// The same for an unpacked image.
+fn mount_directory(root: &Path) -> std::io::Result<()> {
+    let open = || {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(MOUNTED_AT, flags, Mode::empty())?)
+    };
+    mount::take(root, Extent::Mount, Some(LIMITS))?.attach(open()?.as_fd(), open)
 }
 
 /// Makes the image's mount the root of the template, and lets go of the copy of the host's mounts below it.
@@ -116,7 +172,7 @@ fn leave_only_the_image() -> std::io::Result<()> {
     rustix::process::chdir(MOUNTED_AT)?;
     match rustix::process::pivot_root(".", ".") {
         Ok(()) => Ok(rustix::mount::unmount(".", UnmountFlags::DETACH)?),
-        Err(rustix::io::Errno::INVAL) => crate::sys::compat::move_current_directory_to_root(),
+        Err(rustix::io::Errno::INVAL) => compat::move_current_directory_to_root(),
         Err(error) => Err(error.into()),
     }
 }

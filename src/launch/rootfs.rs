@@ -11,7 +11,7 @@
 //!                                               else image is the root, with overlays where it lacks any
 //! ```
 //!
-//! Sources on the host are cloned before the stage is mounted, because it hides a directory and must not be part of
+//! Sources on the host are taken before the stage is mounted, because it hides a directory and must not be part of
 //! what is bound; targets are opened inside the root, as if it were `/`, right before each is mounted on.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,20 +20,24 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountFlags;
 
+use super::namespaces::Unmounted;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{Held, HeldKind, HostDirectory, Mount, MountKind, MountPoint, RunPlan, TargetKind, Writes};
-use crate::sys::mount::{self, Extent, Limits};
+use crate::sys::compat;
+use crate::sys::mount::{self, Extent, Limits, Taken};
 
 /// What lies below everything else.
 pub enum Lower {
-    /// The image's root, a detached mount.
-    Mount(OwnedFd),
+    /// The image's root.
+    Mount(Taken),
+    /// The image, not mounted yet.
+    Unmounted(Unmounted),
     /// A sandbox directory of the host.
     Directory(PathBuf),
 }
 
 /// The stage hides this directory of the process's own copy of the host: every host has it, and what is bound from
-/// it was cloned before.
+/// it was taken before.
 const STAGE_AT: &str = "/dev";
 
 /// Where in the stage what is written goes.
@@ -42,22 +46,29 @@ const CHANGES: &str = "changes";
 /// Builds the root and makes it the root directory of this process.
 pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
     make_host_directories(&plan.make)?;
-    let sources = clone_sources(&plan.mounts)?;
-    let layers = clone_layers(plan)?;
+    let sources = take_sources(&plan.mounts)?;
+    let layers = take_layers(plan)?;
     let lower = match lower {
-        Lower::Mount(mount) => mount,
-        Lower::Directory(path) => clone_sandbox(&path, plan.writes == Writes::Sandbox)?,
+        Lower::Directory(path) => Lower::Mount(take_sandbox(&path, plan.writes == Writes::Sandbox)?),
+        other => other,
     };
     let staging = || "cannot prepare the container's root directory".to_owned();
+    compat::shield_from_binds(STAGE_AT).context(Kind::Host, staging)?;
     mount::mount_new("tmpfs", STAGE_AT, MountFlags::NOSUID | MountFlags::NODEV, "mode=0755")
         .context(Kind::Host, staging)?;
     // Everything of the stage is named relative to it from here on.
     rustix::process::chdir(STAGE_AT).context(Kind::Host, staging)?;
     let image = make_directory("image").context(Kind::Host, staging)?;
-    mount::attach(lower.as_fd(), image.as_fd()).context(Kind::Host, staging)?;
+    match lower {
+        Lower::Mount(mount) => {
+            mount.attach(image.as_fd(), || open_directory("image")).context(Kind::Host, staging)?;
+        }
+        Lower::Unmounted(image) => image.mount_at(plan, "image")?,
+        Lower::Directory(_) => return Err(Error::new(Kind::Internal, "the sandbox was not taken")),
+    }
     for (name, layer) in &layers {
         let at = make_directory(name).context(Kind::Host, staging)?;
-        mount::attach(layer.as_fd(), at.as_fd()).context(Kind::Host, staging)?;
+        layer.attach(at.as_fd(), || open_directory(name)).context(Kind::Host, staging)?;
     }
     let root = lay_mount_points(plan)?;
     for (number, (mount, source)) in plan.mounts.iter().zip(sources).enumerate() {
@@ -85,16 +96,13 @@ fn make_host_directories(directories: &[HostDirectory]) -> Result<()> {
     Ok(())
 }
 
-fn clone_sandbox(path: &Path, writable: bool) -> Result<OwnedFd> {
-    let trying = || format!("cannot use the sandbox {path:?}");
-    let mount = mount::clone_mount(path, Extent::Mount).tried(trying)?;
+fn take_sandbox(path: &Path, writable: bool) -> Result<Taken> {
     let limits = Limits { read_only: !writable, no_devices: true };
-    mount::limit(mount.as_fd(), limits, Extent::Mount).context(Kind::Host, trying)?;
-    Ok(mount)
+    mount::take(path, Extent::Mount, Some(limits)).tried(|| format!("cannot use the sandbox {path:?}"))
 }
 
-/// Detached copies of the layers, and of the directory for what is written, with their names in the stage.
-fn clone_layers(plan: &RunPlan) -> Result<Vec<(String, OwnedFd)>> {
+/// The layers, and of the directory for what is written, with their names in the stage.
+fn take_layers(plan: &RunPlan) -> Result<Vec<(String, Taken)>> {
     let layers = plan.layers.iter().enumerate().map(|(number, path)| (format!("layer-{number}"), path));
     let changes = match &plan.writes {
         Writes::Directory(path) => Some((CHANGES.to_owned(), path)),
@@ -104,25 +112,19 @@ fn clone_layers(plan: &RunPlan) -> Result<Vec<(String, OwnedFd)>> {
         .chain(changes)
         .map(|(name, path)| {
             let trying = || format!("cannot use the overlay {:?}", path.0);
-            Ok((name, mount::clone_mount(&path.0, Extent::Tree).tried(trying)?))
+            Ok((name, mount::take(&path.0, Extent::Tree, None).tried(trying)?))
         })
         .collect()
 }
 
-/// A detached copy of each bind's source, `None` for what has none or is optional and missing.
-fn clone_sources(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
+/// Each bind's source, `None` for what has none or is optional and missing.
+fn take_sources(mounts: &[Mount]) -> Result<Vec<Option<Taken>>> {
     mounts
         .iter()
         .map(|mount| match &mount.what {
             MountKind::Bind { source, read_only } => {
-                let cloned = mount::clone_mount(&source.0, Extent::Tree).and_then(|tree| {
-                    if *read_only {
-                        let limits = Limits { read_only: true, no_devices: false };
-                        mount::limit(tree.as_fd(), limits, Extent::Tree)?;
-                    }
-                    Ok(tree)
-                });
-                match cloned {
+                let limits = read_only.then_some(Limits { read_only: true, no_devices: false });
+                match mount::take(&source.0, Extent::Tree, limits) {
                     Ok(tree) => Ok(Some(tree)),
                     Err(_) if mount.optional => Ok(None),
                     Err(error) => {
@@ -240,14 +242,15 @@ fn make_empty_file(below: &OwnedFd, path: &Path, mode: Mode) -> rustix::io::Resu
     rustix::fs::openat(below, path, flags, mode).map(drop)
 }
 
-fn apply(root: BorrowedFd<'_>, number: usize, mount: &Mount, source: Option<&OwnedFd>) -> Result<()> {
+fn apply(root: BorrowedFd<'_>, number: usize, mount: &Mount, source: Option<&Taken>) -> Result<()> {
     let target = || format!("cannot mount on {:?} in the container", mount.target.0);
     match &mount.what {
         MountKind::Bind { source: path, .. } => {
             // Optional and missing on this host.
             let Some(source) = source else { return Ok(()) };
             let at = mount::open_target(root, &mount.target.0).context(Kind::Host, target)?;
-            mount::attach(source.as_fd(), at.as_fd())
+            source
+                .attach(at.as_fd(), || mount::open_target(root, &mount.target.0))
                 .context(Kind::Host, || format!("cannot bind {:?} on {:?}", path.0, mount.target.0))
         }
         MountKind::File { content, mode } => {
@@ -273,9 +276,11 @@ fn apply(root: BorrowedFd<'_>, number: usize, mount: &Mount, source: Option<&Own
             match mount::mount_new_at(file_system, at.as_fd(), flags, options) {
                 // A new one would show what the host's hides (mount_too_revealing in the kernel).
                 Err(error) if *file_system == "proc" && error.raw_os_error() == Some(libc::EPERM) => {
-                    let hosts =
-                        mount::clone_mount(Path::new("/proc"), Extent::Tree).context(Kind::Host, target)?;
-                    mount::attach(hosts.as_fd(), at.as_fd()).context(Kind::Host, target)
+                    mount::take(Path::new("/proc"), Extent::Tree, None)
+                        .and_then(|hosts| {
+                            hosts.attach(at.as_fd(), || mount::open_target(root, &mount.target.0))
+                        })
+                        .context(Kind::Host, target)
                 }
                 made => made.context(Kind::Host, target),
             }

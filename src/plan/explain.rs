@@ -47,6 +47,9 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
     let places: Vec<String> = plan.process.cwd.iter().map(|place| place.0.display().to_string()).collect();
     writeln!(out, "starts   in {}", places.join(", else "))?;
     writeln!(out, "served   for {}, {} ms longer than used", plan.serve.scope, plan.serve.linger_ms)?;
+    if let Some(below) = &plan.serve.unpack {
+        writeln!(out, "         unpacked below {}, since FUSE cannot be used here", below.0.display())?;
+    }
     let sockets: Vec<String> =
         plan.serve.rendezvous.iter().map(|path| path.0.display().to_string()).collect();
     writeln!(out, "         found through {}", sockets.join(", else "))?;

@@ -19,6 +19,7 @@ pub mod process;
 pub mod shell;
 pub mod sourced;
 pub mod target;
+mod unpack;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -320,6 +321,8 @@ pub struct ServeOptions {
     /// What the program starts with, as far as its name tells, in the order of use: a new server decodes these while
     /// the container is prepared. Some may not exist.
     pub start: Vec<ContainerPath>,
+    /// The directory of the host below which the image is unpacked instead of being served, where FUSE is missing.
+    pub unpack: Option<HostPath>,
 }
 
 /// The part of the plan that the image's server needs. It is decided first, so that a new server makes itself ready
@@ -441,7 +444,8 @@ pub fn decide_serving(request: &Request<'_>, host: &Host, config: &Config) -> Re
     }
     rendezvous.push(HostPath(format!("/tmp/skiff-{}", host.uid).into()));
     let start = process::start_files(request, host);
-    let serve = ServeOptions { scope, linger_ms, rendezvous, start };
+    let unpack = unpack::place(&request.root, host);
+    let serve = ServeOptions { scope, linger_ms, rendezvous, start, unpack };
     let fakeroot = asked::fakeroot(request.flags, host).is_some();
     Ok(Serving { root: request.root.clone(), ids: ids::id_map(fakeroot, host), serve })
 }

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::keeper::{self, Server};
-use super::message::{self, HAND_OVER, JOIN, SHARE, WELCOME};
+use super::message::{self, HAND_OVER, JOIN, SHARE, USERS, WELCOME};
 use super::rendezvous::Place;
+use super::unpacked::{self, Unpacked};
 use super::{Request, key};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::{self, Fork};
@@ -38,6 +39,10 @@ pub struct Starter {
     queues: usize,
     /// The process between this one and the server. It ends at once, and is waited for when that takes no time.
     between: libc::pid_t,
+    /// Without FUSE: the server unpacks the image.
+    unpacks: bool,
+    /// What it has unpacked, once that was waited for.
+    unpacked: Option<Unpacked>,
 }
 
 /// Finds the image's server or starts one.
@@ -107,15 +112,23 @@ fn start(request: Request, meeting_point: Option<(OwnedFd, Place)>) -> Result<Me
     let (control, servers_end) = message::pair().context(Kind::Host, trying)?;
     let shared = meeting_point.is_some();
     let queues = queue_count();
+    let below = request.unpack.clone();
+    let unpacks = below.is_some();
     // Twice, so that the server is nobody's child here; silently, so that the user's program finds no trace.
     match process::fork_silently().context(Kind::Host, trying)? {
-        Fork::Parent(between) => Ok(Meeting::First(Starter { control, shared, queues, between })),
+        Fork::Parent(between) => {
+            Ok(Meeting::First(Starter { control, shared, queues, between, unpacks, unpacked: None }))
+        }
         Fork::Child => match process::fork() {
             Ok(Fork::Parent(_)) => process::exit(0),
             Err(_) => process::exit(1),
             Ok(Fork::Child) => {
                 drop(control);
-                keeper::run(Server { request, meeting_point, control: servers_end, queues })
+                let server = Server { request, meeting_point, control: servers_end, queues };
+                match below {
+                    Some(below) => unpacked::run(server, &below),
+                    None => keeper::run(server),
+                }
             }
         },
     }
@@ -137,18 +150,46 @@ impl Starter {
     /// # Errors
     /// When the server has ended already.
     pub fn hand_over(&self, devices: &[OwnedFd]) -> Result<()> {
-        match process::wait_for(self.between) {
-            Ok(process::Ended::Exited(0)) => {}
-            // The caller ignores SIGCHLD, so the kernel has reaped it; sending tells if it failed.
-            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
-            _ => {
-                return Err(Error::host("cannot start the image's server")
-                    .hint("raise the limit on processes (ulimit -u)"));
-            }
-        }
+        self.wait_for_start()?;
         let fds: Vec<BorrowedFd<'_>> = devices.iter().map(AsFd::as_fd).collect();
         message::send(self.control.as_fd(), HAND_OVER, &fds)
             .context(Kind::Internal, || "the image's server ended before it served".into())
+    }
+
+    /// Whether the image is unpacked and not served.
+    pub fn unpacks(&self) -> bool {
+        self.unpacks
+    }
+
+    /// Waits for the image to be unpacked.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn unpacked(&mut self) -> Result<&Unpacked> {
+        if self.unpacked.is_none() {
+            self.wait_for_start()?;
+            self.unpacked = Some(unpacked::wait(self.control.as_fd())?);
+        }
+        self.unpacked.as_ref().ok_or_else(|| Error::new(Kind::Internal, "the image was not unpacked"))
+    }
+
+    /// Tells the server of an unpacked image who uses it: the processes of this user namespace.
+    ///
+    /// # Errors
+    /// When the server has ended already, and taken the files away.
+    pub fn name_users(&self, user: BorrowedFd<'_>) -> Result<()> {
+        message::send(self.control.as_fd(), USERS, &[user])
+            .context(Kind::Host, || "the process that unpacked the image was ended".into())
+    }
+
+    fn wait_for_start(&self) -> Result<()> {
+        match process::wait_for(self.between) {
+            Ok(process::Ended::Exited(0)) => Ok(()),
+            // The caller ignores SIGCHLD, so the kernel has reaped it; what comes next tells if it failed.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
+            _ => Err(Error::host("cannot start the image's server")
+                .hint("raise the limit on processes (ulimit -u)")),
+        }
     }
 
     /// Lets others join, now that the template holds the image alone. Where nobody can (no rendezvous, or a kernel

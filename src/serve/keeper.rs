@@ -11,17 +11,18 @@
 //! Closed, it serves on whoever still shows the mount.
 //! ```
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::wait::WaitPidFlag;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::SocketFlags;
+use rustix::event::{PollFd, PollFlags};
 
-use super::message::{self, HAND_OVER, JOIN, Message, SHARE, WELCOME};
+use super::door::Open;
+use super::message::{self, HAND_OVER, Message, SHARE};
 use super::rendezvous::Place;
 use super::{Namespaces, Request, worker};
 use crate::sys::process::{self, Change, Ended, Fork};
@@ -77,7 +78,7 @@ pub fn run(server: Server) -> ! {
             .into_iter()
             .flatten()
             .collect();
-    become_server(&keep);
+    become_server(&keep, c"skiff-keeper");
     drop(keep);
     // The worker makes itself ready while the container's process mounts the file system.
     let Some((slots, worker)) = first_worker(&server) else { give_up(server.meeting_point) };
@@ -91,14 +92,14 @@ pub fn run(server: Server) -> ! {
 }
 
 /// Nothing of the caller stays: session, descriptors, working directory, signals, affinity.
-fn become_server(keep: &[BorrowedFd<'_>]) {
+pub(super) fn become_server(keep: &[BorrowedFd<'_>], name: &CStr) {
     // None of these can fail in a way that matters: a server that keeps, say, its caller's working directory
     // is ill-mannered, but right.
     let _ = rustix::process::setsid();
     let _ = process::close_all_but(keep);
     let _ = rustix::process::chdir("/");
     signals::reset_for_server();
-    process::set_name(c"skiff-keeper");
+    process::set_name(name);
     process::widen_affinity();
     // Descriptors 0 to 2 must not become an image or a socket that some library writes messages to.
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
@@ -112,7 +113,7 @@ fn become_server(keep: &[BorrowedFd<'_>]) {
 }
 
 /// The container that started the server is gone before it handed over.
-fn give_up(meeting_point: Option<(OwnedFd, Place)>) -> ! {
+pub(super) fn give_up(meeting_point: Option<(OwnedFd, Place)>) -> ! {
     if let Some((_, place)) = meeting_point
         && let Ok(lock) = place.lock()
     {
@@ -181,21 +182,6 @@ fn options(request: &Request) -> worker::Options {
     worker::Options { offset: request.offset, length: request.length, owner: request.owner }
 }
 
-struct Open {
-    listener: OwnedFd,
-    place: Place,
-    namespaces: Namespaces,
-    linger: Duration,
-    /// Connections that have not said anything yet.
-    callers: Vec<OwnedFd>,
-    /// The pidfds of the processes that joined and live.
-    members: Vec<OwnedFd>,
-    /// When the last member was gone.
-    alone_since: Option<Instant>,
-    /// When to try to close again, after someone else held the lock.
-    retry_at: Option<Instant>,
-}
-
 impl Keeper {
     fn new(server: Server, slots: SlotTable, devices: Vec<OwnedFd>, worker: Worker) -> Self {
         let Server { request, meeting_point, control, .. } = server;
@@ -224,7 +210,12 @@ impl Keeper {
             }
             self.leaving.retain(|pid| matches!(process::look_at(*pid, WaitPidFlag::WNOHANG), Ok(None)));
         }
-        if let Door::Starting { place, .. } | Door::Open(Open { place, .. }) = &self.door
+        let place = match &self.door {
+            Door::Starting { place, .. } => Some(place),
+            Door::Open(open) => Some(open.place()),
+            Door::Closed => None,
+        };
+        if let Some(place) = place
             && let Ok(lock) = place.lock()
         {
             place.remove(lock);
@@ -256,9 +247,12 @@ impl Keeper {
         match &mut self.door {
             Door::Closed => wait_until_readable([lifeline]) == [true],
             Door::Open(open) => {
-                let worker_gone = open.wait(lifeline);
-                if open.wants_to_close() {
-                    self.close();
+                let worker_gone = open.wait(Some(lifeline));
+                if open.wants_to_close()
+                    && let Door::Open(open) = std::mem::replace(&mut self.door, Door::Closed)
+                    && let Some(open) = open.try_close()
+                {
+                    self.door = Door::Open(open);
                 }
                 worker_gone
             }
@@ -282,16 +276,8 @@ impl Keeper {
         if let Some(Message { kind: SHARE, mut fds }) = message
             && let (Some(template), Some(user), Some(member)) = (fds.pop(), fds.pop(), fds.pop())
         {
-            self.door = Door::Open(Open {
-                listener,
-                place,
-                namespaces: Namespaces { user, template },
-                linger,
-                callers: vec![],
-                members: vec![member],
-                alone_since: None,
-                retry_at: None,
-            });
+            self.door =
+                Door::Open(Open::new(listener, place, linger, (Namespaces { user, template }, member)));
         } else if let Ok(lock) = place.lock() {
             place.remove(lock);
         }
@@ -314,103 +300,6 @@ impl Keeper {
             }
         }
     }
-
-    /// Takes the socket away and lets the namespaces go, unless someone is just about to join.
-    fn close(&mut self) {
-        let Door::Open(mut open) = std::mem::replace(&mut self.door, Door::Closed) else { return };
-        // Whoever holds the lock is about to connect to us; waiting for it here could wait for each other.
-        let Ok(lock) = open.place.try_lock() else {
-            open.retry_at = Some(Instant::now() + Duration::from_millis(5));
-            self.door = Door::Open(open);
-            return;
-        };
-        if open.accept() {
-            self.door = Door::Open(open);
-            return;
-        }
-        open.place.remove(lock);
-    }
-}
-
-impl Open {
-    /// Waits for whatever comes next and deals with it; true when the worker is gone.
-    fn wait(&mut self, lifeline: BorrowedFd<'_>) -> bool {
-        let timeout = self.deadline().map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
-        });
-        let fixed = [lifeline, self.listener.as_fd()];
-        let (callers, members) = (self.callers.len(), self.members.len());
-        let others = self.callers.iter().chain(&self.members).map(AsFd::as_fd);
-        let mut waiting: Vec<PollFd<'_>> =
-            fixed.into_iter().chain(others).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        if rustix::event::poll(&mut waiting, timeout.as_ref()).is_err() {
-            return false;
-        }
-        let ready: Vec<bool> = waiting.iter().map(|fd| !fd.revents().is_empty()).collect();
-        drop(waiting);
-        let (ready_callers, ready_members) = (&ready[2..2 + callers], &ready[2 + callers..]);
-        // Members first: those that are gone must not be counted with those that come.
-        retain_not_ready(&mut self.members, &ready_members[..members]);
-        self.answer_callers(ready_callers);
-        if ready[1] {
-            self.accept();
-        }
-        match (self.members.is_empty() && self.callers.is_empty(), self.alone_since) {
-            (true, None) => self.alone_since = Some(Instant::now()),
-            (false, Some(_)) => (self.alone_since, self.retry_at) = (None, None),
-            _ => {}
-        }
-        ready[0]
-    }
-
-    /// When to close, if nobody comes.
-    fn deadline(&self) -> Option<Instant> {
-        self.alone_since.map(|since| self.retry_at.unwrap_or(since + self.linger))
-    }
-
-    fn wants_to_close(&mut self) -> bool {
-        self.deadline().is_some_and(|deadline| deadline <= Instant::now())
-    }
-
-    /// Takes in whoever is at the door; true if there was anyone.
-    fn accept(&mut self) -> bool {
-        let before = self.callers.len();
-        while let Ok(caller) =
-            rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
-        {
-            let own = rustix::process::geteuid();
-            if rustix::net::sockopt::socket_peercred(&caller).is_ok_and(|peer| peer.uid == own) {
-                self.callers.push(caller);
-            }
-        }
-        self.callers.len() > before
-    }
-
-    fn answer_callers(&mut self, ready: &[bool]) {
-        let callers = std::mem::take(&mut self.callers);
-        for (index, caller) in callers.into_iter().enumerate() {
-            if !ready.get(index).copied().unwrap_or(false) {
-                self.callers.push(caller);
-                continue;
-            }
-            // A caller that says anything else than the one right thing is dropped.
-            let Ok(Some(mut message)) = message::receive(caller.as_fd()) else { continue };
-            let (JOIN, Some(member)) = (message.kind, message.fds.pop()) else { continue };
-            let namespaces = [self.namespaces.user.as_fd(), self.namespaces.template.as_fd()];
-            if message::send(caller.as_fd(), WELCOME, &namespaces).is_ok() {
-                self.members.push(member);
-            }
-        }
-    }
-}
-
-fn retain_not_ready(fds: &mut Vec<OwnedFd>, ready: &[bool]) {
-    let mut index = 0;
-    fds.retain(|_| {
-        index += 1;
-        !ready[index - 1]
-    });
 }
 
 /// Waits for any of the descriptors to have something to say, or to have ended, and tells which.

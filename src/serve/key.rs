@@ -28,6 +28,9 @@ pub fn of(request: &Request) -> Result<String> {
         Owner::Image => "image".into(),
     };
     let _ = write!(text, " owner {owner} scope {}", request.scope);
+    if request.unpack.is_some() {
+        text.push_str(" unpacked");
+    }
     for path in ["/proc/self/ns/user", "/proc/self/ns/mnt", "/proc/self/exe"] {
         let facts = std::fs::metadata(path).context(Kind::Host, || format!("cannot look at {path}"))?;
         let _ = write!(text, " {}:{}", facts.dev(), facts.ino());
@@ -58,6 +61,7 @@ mod tests {
             linger: std::time::Duration::from_millis(linger),
             rendezvous: vec![],
             start: vec![],
+            unpack: None,
         };
         let key = of(&request(0, "job 1", 0)).unwrap();
         assert_eq!(key, of(&request(0, "job 1", 500)).unwrap());

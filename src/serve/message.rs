@@ -21,6 +21,13 @@ pub const HAND_OVER: u8 = b'H';
 /// It lets others join: its pidfd, the user namespace and the finished template come with it.
 pub const SHARE: u8 = b'S';
 
+/// Without FUSE, the server to the first container: the image is unpacked. A pipe with [`super::Unpacked`] comes along.
+pub const READY: u8 = b'R';
+/// The same: it could not be unpacked. A pipe with the reason comes along.
+pub const FAILED: u8 = b'F';
+/// Without FUSE, the first container to the server: its user namespace comes along, whose processes use the image.
+pub const USERS: u8 = b'U';
+
 /// Two connected sockets that keep messages apart.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
@@ -38,10 +45,31 @@ pub fn send(socket: BorrowedFd<'_>, kind: u8, fds: &[BorrowedFd<'_>]) -> io::Res
     Ok(())
 }
 
+/// Sends one message with a short text, in a pipe.
+pub fn send_text(socket: BorrowedFd<'_>, kind: u8, text: &[u8]) -> io::Result<()> {
+    let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // As much as fits into a pipe without anyone reading.
+    rustix::io::write(&to, &text[..text.len().min(MOST_TEXT)])?;
+    send(socket, kind, &[from.as_fd()])
+}
+
+/// A page, which every pipe holds.
+const MOST_TEXT: usize = 4096;
+
 /// A message: its kind and its descriptors.
 pub struct Message {
     pub kind: u8,
     pub fds: Vec<OwnedFd>,
+}
+
+impl Message {
+    /// The text that came along.
+    pub fn text(self) -> io::Result<String> {
+        let Some(pipe) = self.fds.into_iter().next() else { return Ok(String::new()) };
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut std::fs::File::from(pipe), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
 }
 
 /// Waits for the next message; `None` when the other side is gone.

@@ -17,12 +17,15 @@
 //!                                   worker ended by itself: exit
 //! ```
 //!
+//! Without FUSE the image is unpacked, and the server is one process: [`unpacked`].
+//!
 //! The *keeper* parses nothing of the image and only small messages of the same user's processes. The *worker*
 //! parses the image; it may read its image, talk FUSE, and nothing else. All that must survive a worker is in
 //! the keeper's descriptors and in the slot table ([`crate::sys::slots`]); the rest is in the image, since a node id
 //! is the inode's place in it.
 
 pub mod client;
+mod door;
 mod follow;
 mod keeper;
 mod key;
@@ -32,10 +35,12 @@ mod readahead;
 mod rendezvous;
 mod sandbox;
 mod store;
+mod unpacked;
 mod wire;
 mod worker;
 
 pub use client::{Meeting, Namespaces, Starter, meet};
+pub use unpacked::Unpacked;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -75,4 +80,6 @@ pub struct Request {
     /// Files that the first container's program starts with, as paths inside the image, in the order of their use:
     /// a new server decodes them while the container is being prepared. Those that do not exist are passed over.
     pub start: Vec<PathBuf>,
+    /// Where there is no FUSE: the directory below which the image is unpacked.
+    pub unpack: Option<PathBuf>,
 }

@@ -3,9 +3,68 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags};
+
+use super::mount::{self, Extent, Limits};
+
+/// Whether mounts can be copied and moved by descriptors (5.2: open_tree, move_mount). Asked of the kernel once.
+pub fn has_mount_descriptors() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(super::features::has_mount_descriptors)
+}
+
+/// Before 5.2 (open_tree): what would be a detached copy of a mount, kept as a descriptor of the place until it is
+/// attached. A bind by that descriptor means the place itself, even if something was mounted over it meanwhile.
+#[derive(Debug)]
+pub struct Named {
+    place: OwnedFd,
+    extent: Extent,
+    limits: Option<Limits>,
+}
+
+impl Named {
+    /// # Errors
+    /// Those of open(2).
+    pub fn open(path: &Path, extent: Extent, limits: Option<Limits>) -> io::Result<Self> {
+        let place = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { place, extent, limits })
+    }
+
+    /// # Errors
+    /// Those of mount(2) and [`mount::limit`].
+    pub fn attach(
+        &self,
+        target: BorrowedFd<'_>,
+        top: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<()> {
+        let (place, target) = (mount::by_descriptor(self.place.as_fd()), mount::by_descriptor(target));
+        match self.extent {
+            Extent::Mount => rustix::mount::mount_bind(place, target)?,
+            Extent::Tree => rustix::mount::mount_bind_recursive(place, target)?,
+        }
+        match self.limits {
+            Some(limits) => mount::limit(top()?.as_fd(), limits, self.extent),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Before 5.2: what is mounted over `path` from here on is left out of the copies that recursive binds make, of /dev or
+/// of the root directory. (A detached copy is made before there is such a mount.) It is an unbindable mount that does
+/// so: the kernel leaves it out with all that is mounted on it, which may itself be bound.
+///
+/// # Errors
+/// Those of mount(2).
+pub fn shield_from_binds(path: &str) -> io::Result<()> {
+    if has_mount_descriptors() {
+        return Ok(());
+    }
+    mount::mount_new("tmpfs", path, MountFlags::NOSUID | MountFlags::NODEV, "mode=0755")?;
+    Ok(rustix::mount::mount_change(path, MountPropagationFlags::UNBINDABLE)?)
+}
 
 /// Before 5.12 (mount_setattr): the flags a remount must repeat, because a user namespace may not clear those that
 /// a mount had outside.

@@ -9,6 +9,7 @@
 pub mod compat;
 pub mod features;
 pub mod fuse;
+pub mod members;
 pub mod mount;
 pub mod network;
 pub mod process;

@@ -7,7 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 /// The path under which a mount call can name a descriptor.
-fn by_descriptor(fd: BorrowedFd<'_>) -> String {
+pub(super) fn by_descriptor(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
@@ -62,6 +62,48 @@ pub fn clone_mount(path: &std::path::Path, extent: Extent) -> io::Result<OwnedFd
     Ok(rustix::mount::open_tree(CWD, path, flags)?)
 }
 
+/// Something that is mounted already and is to be mounted elsewhere too.
+#[derive(Debug)]
+pub enum Taken {
+    /// A detached copy.
+    Detached(OwnedFd),
+    /// Before kernel 5.2: where it is; it is copied when it is attached.
+    Named(super::compat::Named),
+}
+
+/// Takes the mount at `path`, from `path` on, with `limits` for the copy. What is mounted over `path` later is not
+/// part of it.
+///
+/// # Errors
+/// As [`clone_mount`] and [`limit`], but for ENOSYS.
+pub fn take(path: &std::path::Path, extent: Extent, limits: Option<Limits>) -> io::Result<Taken> {
+    if !super::compat::has_mount_descriptors() {
+        return Ok(Taken::Named(super::compat::Named::open(path, extent, limits)?));
+    }
+    let mount = clone_mount(path, extent)?;
+    if let Some(limits) = limits {
+        limit(mount.as_fd(), limits, extent)?;
+    }
+    Ok(Taken::Detached(mount))
+}
+
+impl Taken {
+    /// Mounts it at `target`; `top` opens what is mounted there afterwards.
+    ///
+    /// # Errors
+    /// Those of move_mount(2), or of mount(2) and [`limit`].
+    pub fn attach(
+        &self,
+        target: BorrowedFd<'_>,
+        top: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<()> {
+        match self {
+            Self::Detached(mount) => attach(mount.as_fd(), target),
+            Self::Named(named) => named.attach(target, top),
+        }
+    }
+}
+
 /// Mounts a detached mount at the directory `target`.
 ///
 /// # Errors
@@ -109,7 +151,13 @@ pub fn limit(mount: BorrowedFd<'_>, limits: Limits, extent: Extent) -> io::Resul
         return Ok(());
     }
     let error = io::Error::last_os_error();
-    if error.raw_os_error() != Some(libc::ENOSYS) {
+    // EPERM is also what the filters of some outer containers answer to calls that they do not know.
+    let missing = match error.raw_os_error() {
+        Some(libc::ENOSYS) => true,
+        Some(libc::EPERM) => !super::features::has_mount_attributes(),
+        _ => false,
+    };
+    if !missing {
         return Err(error);
     }
     let flags = MountFlags::BIND | limits.flags() | super::compat::locked_flags(mount)?;

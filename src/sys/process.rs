@@ -204,12 +204,14 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
         return Ok(());
     }
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let fd = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        if let Some(fd) = fd.filter(|fd| (first..=last).contains(fd)) {
-            // SAFETY: as above; closing the directory's own descriptor twice gives EBADF.
-            unsafe { libc::close(fd as RawFd) };
-        }
+    // All are listed before any is closed: the directory's own is among them.
+    let listed: Vec<u32> = std::fs::read_dir("/proc/self/fd")?
+        .map(|entry| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok())))
+        .filter_map(io::Result::transpose)
+        .collect::<io::Result<_>>()?;
+    for fd in listed.into_iter().filter(|fd| (first..=last).contains(fd)) {
+        // SAFETY: as above; the directory's own is closed already, and closing it again gives EBADF.
+        unsafe { libc::close(fd as RawFd) };
     }
     Ok(())
 }

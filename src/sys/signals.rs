@@ -49,6 +49,14 @@ pub fn reset_for_server() {
     }
 }
 
+/// For a process that has something to take away: a request to end must not come before that.
+pub fn ignore_requests_to_end() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: SIG_IGN installs no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// Set by SIGINT, SIGTERM and SIGHUP once [`catch_stop`] was called.
 pub static STOP: AtomicBool = AtomicBool::new(false);
 

@@ -34,7 +34,7 @@ impl Numbers {
 }
 
 /// A container's shell that takes commands on its standard input.
-struct Shell {
+pub struct Shell {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -45,7 +45,7 @@ impl Shell {
         Self::of(place.skiff(["exec", image, "sh"]))
     }
 
-    fn of(mut command: std::process::Command) -> Self {
+    pub fn of(mut command: std::process::Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("skiff starts");
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
@@ -55,44 +55,44 @@ impl Shell {
     }
 
     /// Has a command done without waiting for what it prints.
-    fn tell(&mut self, line: &str) {
+    pub fn tell(&mut self, line: &str) {
         let input = self.input.as_mut().expect("the shell was not ended");
         writeln!(input, "{line}").expect("the shell reads");
     }
 
-    fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("the shell prints");
         line.trim_end().to_owned()
     }
 
     /// The one line that a command prints.
-    fn ask(&mut self, line: &str) -> String {
+    pub fn ask(&mut self, line: &str) -> String {
         self.tell(line);
         self.line()
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         drop(self.input.take());
         assert!(self.child.wait().expect("a child can be waited for").success());
     }
 }
 
 /// The pids of this test's processes of a name: `skiff-keeper`, `skiff-worker`.
-fn named(place: &Place, name: &str) -> Vec<i32> {
+pub fn named(place: &Place, name: &str) -> Vec<i32> {
     let is =
         |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
     place.processes().into_iter().map(|(pid, _)| pid).filter(is).collect()
 }
 
-fn kill_hard(pid: i32) {
+pub fn kill_hard(pid: i32) {
     // It may be gone already, which is what is wanted.
     let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
     assert!(wait_for_exit(pid, Duration::from_secs(20)), "process {pid} outlives SIGKILL");
 }
 
 /// A tree of busybox and `files` files under /data, 20 KiB to 1 MiB long, and the output of sha256sum for them.
-fn data_tree(place: &Place, files: usize) -> (PathBuf, String) {
+pub fn data_tree(place: &Place, files: usize) -> (PathBuf, String) {
     let tree = place.work("tree");
     busybox_tree(&tree);
     fs::create_dir(tree.join("data")).expect("a directory can be made");
@@ -291,7 +291,7 @@ fn a_request_that_kills_every_worker_is_answered_eio_and_the_others_go_on() {
 }
 
 /// The parent of a process.
-fn parent(pid: i32) -> i32 {
+pub fn parent(pid: i32) -> i32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
     let after_name = stat.rsplit(')').next().expect("a name in brackets");
     after_name.split_whitespace().nth(1).and_then(|field| field.parse().ok()).expect("a parent")

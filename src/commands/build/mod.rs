@@ -21,7 +21,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::cli::Global;
 use crate::cli::build::{BuildArgs, Method};
-use crate::commands::{obtain, warn};
+use crate::commands::{amount, obtain, warn};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::sif::{
     Architecture, DataType, Extra, FileSystem, NewObject, PartitionType, SifOptions, SifWriter,
@@ -31,7 +31,7 @@ use crate::image::unpack::{UnpackOptions, UnpackProgress, UnpackSummary, unpack}
 use crate::pack::{self, Compression, CompressionKind, PackOptions, PackSummary, limits};
 use crate::sys::signals::{STOP, catch_stop};
 use output::{NewDirectory, NewFile};
-use progress::{amount, count};
+use progress::count;
 
 /// Runs `skiff build`.
 pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {

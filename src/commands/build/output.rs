@@ -13,7 +13,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -21,8 +20,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::progress::amount;
+use crate::commands::amount;
 use crate::error::{Context, Error, Result};
+use crate::image::unpack::remove_tree;
 
 /// Permission bits of an image before the umask: it is a program.
 const FILE_MODE: Mode = Mode::from_raw_mode(0o755);
@@ -339,28 +339,10 @@ fn ensure_replaceable(target: &Path, real: &Path, force: bool) -> Result<()> {
     Ok(())
 }
 
-/// Removes a tree, whatever the modes of its directories.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-        result => return result,
-    }
-    let mut directories = vec![path.to_owned()];
-    while let Some(directory) = directories.pop() {
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&directory)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                directories.push(entry.path());
-            }
-        }
-    }
-    fs::remove_dir_all(path)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 

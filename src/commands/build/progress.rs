@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::Global;
+use crate::commands::amount;
 
 /// Time between two looks at the work.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -67,18 +68,6 @@ fn draw(shown: &dyn Fn() -> Shown, done: &AtomicBool) {
         bar.tick();
     }
     bar.finish_and_clear();
-}
-
-/// Bytes for people: `34.2 MiB`.
-pub fn amount(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} PiB")
 }
 
 /// A number with its digits in groups: `59,014`.

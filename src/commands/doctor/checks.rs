@@ -82,28 +82,35 @@ fn fuse(host: &Host) -> Check {
         Err(refused) => refused,
     };
     match step {
-        Step::Device => good(NEEDED, name, format!("cannot open /dev/fuse: {}", said(errno)))
-            .but(State::Missing, remedies::no_fuse_device(errno)),
+        Step::Device => no_fuse_device(errno),
         Step::Mount => {
-            let found = match remedies::not_the_fuse_device(&host.root) {
-                Some(what) if errno == libc::EINVAL => format!("cannot use /dev/fuse: {what}"),
-                _ => format!("cannot be mounted: {}", said(errno)),
-            };
-            good(NEEDED, name, found).but(State::Missing, remedies::no_fuse_mount(errno, &host.root))
+            let mend = remedies::no_fuse_mount(errno, &host.root);
+            match remedies::not_the_fuse_device(&host.root) {
+                Some(what) if errno == libc::EINVAL => {
+                    good(NEEDED, name, format!("cannot use /dev/fuse: {what}; {UNPACKED}"))
+                        .but(State::Less, mend)
+                }
+                _ => good(NEEDED, name, format!("cannot be mounted: {}", said(errno)))
+                    .but(State::Missing, mend),
+            }
         }
         Step::Child | Step::UserNamespace | Step::IdMap | Step::MountNamespace | Step::Memory => {
             let device = std::fs::File::options().read(true).write(true).open(host.root.join("dev/fuse"));
             match device {
                 Ok(_) => good(NEEDED, name, "/dev/fuse can be opened; mounting needs a user namespace")
                     .but(State::Less, "mend user namespaces first"),
-                Err(error) => {
-                    let errno = error.raw_os_error().unwrap_or_default();
-                    good(NEEDED, name, format!("cannot open /dev/fuse: {}", said(errno)))
-                        .but(State::Missing, remedies::no_fuse_device(errno))
-                }
+                Err(error) => no_fuse_device(error.raw_os_error().unwrap_or_default()),
             }
         }
     }
+}
+
+/// What happens instead of serving.
+const UNPACKED: &str = "images in files are unpacked before they run";
+
+fn no_fuse_device(errno: i32) -> Check {
+    good(NEEDED, "FUSE", format!("cannot open /dev/fuse: {}; {UNPACKED}", said(errno)))
+        .but(State::Less, remedies::no_fuse_device(errno))
 }
 
 /// What of FUSE a server of images is faster with, by the bits of linux/fuse.h.
@@ -119,10 +126,10 @@ const OFFERED: &[(u32, &str)] = &[
 fn mount_descriptors() -> Check {
     let name = "mount descriptors";
     if features::has_mount_descriptors() {
-        return good(NEEDED, name, "open_tree, move_mount");
+        return good(USEFUL, name, "open_tree, move_mount: containers share an image server");
     }
-    good(NEEDED, name, "no open_tree").but(
-        State::Missing,
+    good(USEFUL, name, "no open_tree: each container has an image server of its own").but(
+        State::Less,
         "use a kernel from 5.2 on, and an outer container whose seccomp filter knows open_tree",
     )
 }

@@ -16,6 +16,9 @@
 //! that nobody else can write to.
 
 mod attributes;
+mod remove;
+
+pub use remove::remove_tree;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr};
