@@ -8,6 +8,7 @@
 //! run.rs     exec, run, shell; in files.rs and namespaces.rs most of their flags, in other.rs those that
 //!            are answered in a sentence
 //! build.rs   build
+//! inspect.rs inspect, run-help
 //! sif.rs     sif list, header, info, dump
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 pub mod build;
 pub mod files;
+pub mod inspect;
 pub mod lazy;
 pub mod namespaces;
 pub mod other;
@@ -125,6 +127,11 @@ pub enum Verb {
     /// Start a shell in an image
     #[command(after_long_help = run::SHELL_EXAMPLES)]
     Shell(Lazy<run::RunArgs>),
+    /// Print the help that the image brings along
+    RunHelp(Lazy<inspect::RunHelpArgs>),
+    /// Show what an image says of itself: labels, scripts, help, apps
+    #[command(after_long_help = inspect::EXAMPLES)]
+    Inspect(inspect::Inspect),
     /// Make an image from a directory, or unpack one into a directory
     #[command(after_long_help = build::EXAMPLES)]
     Build(Lazy<build::BuildArgs>),

@@ -1,7 +1,7 @@
 //! One file per verb, and what they share: parsing, dispatch, the one place where an error is printed.
 //!
 //! ```text
-//! argv -> cli::Cli -> exec | run | shell | build | sif | doctor | completions | docs -> exit status
+//! argv -> cli::Cli -> exec | run | shell | inspect | build | sif | doctor | completions | docs -> exit status
 //! ```
 //!
 //! Exit status: the program's own for `exec`, `run` and `shell`; else 0, 255 for every failure of
@@ -11,6 +11,7 @@ pub mod build;
 pub mod docs;
 pub mod doctor;
 pub mod exec;
+pub mod inspect;
 pub mod obtain;
 pub mod sif;
 
@@ -47,6 +48,8 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::Exec(args) => exec::run(args, global, Action::Exec),
         Verb::Run(args) => exec::run(args, global, Action::Run),
         Verb::Shell(args) => exec::run(args, global, Action::Shell),
+        Verb::RunHelp(args) => inspect::run_help(args),
+        Verb::Inspect(args) => inspect::run(&args.0),
         Verb::Build(args) => build::run(args, global),
         Verb::Sif(args) => sif::run(args),
         Verb::Doctor(args) => doctor::run(args, global),

@@ -13,7 +13,9 @@
 //! | SIF | [`sif`] |
 //! | SquashFS | [`squashfs`] |
 //! | files of an image that is not mounted | [`tree`] |
+//! | what an image says of itself | [`metadata`] |
 
+pub mod metadata;
 mod path;
 pub mod sif;
 pub mod source;

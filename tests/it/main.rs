@@ -6,6 +6,7 @@ mod demo;
 mod exec;
 mod harness;
 mod hosts;
+mod inspect;
 mod layering;
 mod pack;
 mod reader;
