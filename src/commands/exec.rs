@@ -1,4 +1,4 @@
-//! `skiff exec`, `run` and `shell`: command line, image, host, plan; then the plan is printed or done.
+//! `skiff exec`, `run`, `shell` and `test`: command line, image, host, plan; then the plan is printed or done.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::cli::Global;
 use crate::cli::run::RunArgs;
-use crate::commands::{printed, warn};
+use crate::commands::{note, printed, warn};
 use crate::config::{self, Config};
 use crate::error::{Context, Result};
 use crate::host::Host;
@@ -17,21 +17,26 @@ use crate::plan::explain::explain;
 use crate::plan::{self, Action, HostPath, Request, Root, RunPlan};
 
 /// Runs a program in an image; returns only after `--dry-run`, or when the program could not be started.
-pub fn run(args: &RunArgs, global: &Global, action: Action) -> Result<i32> {
+pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>) -> Result<i32> {
     let started = Instant::now();
     let host = Host::probe();
     let config = Config::load(&config::files(|name| host.variable(name)))?;
-    let image = image::open(&args.image)?;
+    let image = image::open(&args.words.image)?;
     let opened = started.elapsed();
     let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());
     let request = Request {
         action,
         flags: &args.container,
-        words: &args.command,
+        words: &args.words.command,
+        shell,
         image: &path,
         root: root_of(&image, &path),
         machine: image.sif.as_ref().and_then(|sif| machine(sif.architecture().name())),
     };
+    if action == Action::Test && !plan::has_test(&request, &host, &image.tree()?) {
+        note(global, &format!("image {:?} has no test", args.words.image));
+        return Ok(0);
+    }
     if args.container.dry_run {
         return print(&plan::decide(&request, &host, &config, &image.tree()?)?, args.container.json);
     }

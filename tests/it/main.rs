@@ -12,3 +12,4 @@ mod pack;
 mod reader;
 mod serve;
 mod sif;
+mod verbs;
