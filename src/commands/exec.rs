@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cli::Global;
 use crate::cli::run::RunArgs;
@@ -42,16 +42,34 @@ pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>
     }
     // The image's server starts while the plan is decided.
     let server = launch::meet_server(&plan::decide_serving(&request, &host, &config)?, &image.file)?;
+    let met = started.elapsed();
     let plan = plan::decide(&request, &host, &config, &image.tree()?)?;
-    if global.detail() > 1 {
-        let (opened, planned) = (opened.as_micros(), (started.elapsed() - opened).as_micros());
-        eprintln!("skiff: image opened after {opened} us, server met and planned in {planned} us");
+    if global.detail() > 0 {
+        let origin = server.as_ref().map_or("a directory needs none", launch::Server::origin);
+        narrate(&plan, origin, (global.detail() > 1).then(|| [opened, met, started.elapsed()]));
     }
     for warning in &plan.warnings {
         warn(global, warning);
     }
     let never: Infallible = launch::exec(&plan, server)?;
     match never {}
+}
+
+/// Says what has been done and what is about to be: the plan, and with times when each step was over.
+fn narrate(plan: &RunPlan, origin: &str, times: Option<[Duration; 3]>) {
+    let after = |step: usize| match &times {
+        Some(times) => format!(" ({} us after the start)", times[step].as_micros()),
+        None => String::new(),
+    };
+    let text = format!(
+        "skiff: image opened{}\nskiff: server of the image: {origin}{}\nskiff: planned{}\n{}skiff: starting it\n",
+        after(0),
+        after(1),
+        after(2),
+        explain(plan)
+    );
+    // Nobody is left to tell when standard error cannot be written to.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 fn root_of(image: &Image, path: &Path) -> Root {

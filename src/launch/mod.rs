@@ -33,6 +33,16 @@ use crate::serve::{self, Meeting, Owner};
 /// The image's server, met or started; no container is in it yet.
 pub struct Server(Meeting);
 
+impl Server {
+    /// Which of the two it is, in words.
+    pub fn origin(&self) -> &'static str {
+        match self.0 {
+            Meeting::Joined(_) => "it was there, and is shared",
+            Meeting::First(_) => "it is a new one",
+        }
+    }
+}
+
 /// Finds or starts the server of `image`, the file of a [`Root::Image`]. It is done before the rest of the plan is
 /// decided, so that a new server makes itself ready meanwhile; one that is dropped again ends.
 ///

@@ -173,3 +173,47 @@ fn an_image_without_a_shell_runs_programs_and_says_what_it_cannot() {
     let why = "it has no /bin/sh, and /.singularity.d/env/91-environment.sh line 2: a command substitution needs one";
     assert!(error.contains(why), "{error}");
 }
+
+#[test]
+fn verbose_tells_the_steps_and_the_plan_and_quiet_nothing() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("verbs-verbose");
+    image(&place);
+    let said = |flags: &[&str], image: &str| {
+        let output = place.run([&["exec"], flags, &[image, "echo", "hello"]].concat());
+        assert_eq!(output.stdout, "hello\n");
+        output.stderr
+    };
+    let steps = said(&["-v"], "a.sif");
+    let first =
+        "skiff: image opened\nskiff: server of the image: it is a new one\nskiff: planned\nimage    /";
+    assert!(steps.starts_with(first) && steps.ends_with("skiff: starting it\n"), "{steps}");
+    for part in ["program  echo hello\n", "  /tmp ", "default: temporary files\n", "  TOOL=image\n"] {
+        assert!(steps.contains(part), "{part:?} in {steps}");
+    }
+    assert!(said(&["-vv"], "a.sif").starts_with("skiff: image opened ("), "times");
+    assert!(said(&["-v"], "tree").contains("server of the image: a directory needs none\n"));
+    // A warning: the flag has no effect.
+    assert!(said(&["--unsquash"], "a.sif").starts_with("skiff: warning: --unsquash has no effect"));
+    assert_eq!(said(&["-q", "--unsquash"], "a.sif"), "");
+    let failed = place.run(["exec", "-q", "missing.sif", "true"]).fails(255);
+    assert_eq!(failed, "skiff: cannot open image \"missing.sif\": no such file or directory\n");
+}
+
+#[test]
+fn a_typing_mistake_is_answered_by_the_nearest_word() {
+    let place = Place::new("verbs-typo");
+    for (words, nearest) in [
+        (&["exce", "a.sif", "true"][..], "'exec'"),
+        (&["tset", "a.sif"], "'test'"),
+        (&["inspekt", "a.sif"], "'inspect'"),
+        (&["exec", "--bnd", "/x", "a.sif", "true"], "'--bind'"),
+        (&["run", "--env-fil", "x", "a.sif"], "'--env-file'"),
+        (&["inspect", "--label", "a.sif"], "'--labels'"),
+    ] {
+        let error = place.run(words).fails(255);
+        assert!(error.starts_with("skiff: ") && error.contains(nearest), "{words:?}: {error}");
+    }
+}
