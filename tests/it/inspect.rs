@@ -80,3 +80,49 @@ fn short_d_is_the_definition_after_the_verb_and_debug_before_it() {
     let missing = place.run(["inspect", "missing.sif"]).fails(255);
     assert_eq!(missing, "skiff: cannot open image \"missing.sif\": no such file or directory\n");
 }
+
+#[test]
+fn a_packed_image_carries_the_definition_and_what_the_tree_says() {
+    let place = Place::new("inspect-packed");
+    tree(&place);
+    let build = |image: &str| {
+        let mut build = place.skiff(["build", "--reproducible", image, "tree"]);
+        crate::harness::finish(build.env("SOURCE_DATE_EPOCH", "1700000000")).ok();
+        fs::read(place.work(image)).expect("there is an image")
+    };
+    assert!(build("a.sif") == build("b.sif"), "the same tree gives the same bytes");
+    let objects: serde_json::Value =
+        serde_json::from_str(&place.run(["sif", "list", "--json", "a.sif"]).ok()).expect("JSON is printed");
+    let field = |name: &str| -> Vec<&str> {
+        let objects = objects.as_array().expect("a list").iter();
+        objects.map(|object| object[name].as_str().expect("text")).collect()
+    };
+    assert_eq!(field("type"), ["Def.FILE", "JSON.Generic", "FS"]);
+    assert_eq!(field("name"), ["", "inspect-metadata.json", ""]);
+    assert_eq!(place.run(["sif", "dump", "1", "a.sif"]).ok(), "Bootstrap: scratch\n");
+    let labels = place.run(["inspect", "a.sif"]).ok();
+    let version = env!("CARGO_PKG_VERSION");
+    // That of this machine, since the tree has no program.
+    let here = labels.lines().find(|line| line.starts_with("org.label-schema.build-arch: "));
+    assert_eq!(
+        labels.replace(&format!("{}\n", here.expect("there is an architecture")), ""),
+        format!(
+            "Author: Ada\nVersion: <1>\norg.label-schema.build-date: Tuesday_14_November_2023_22:13:20_UTC\n\
+             org.label-schema.schema-version: 1.0\norg.label-schema.usage.skiff.version: {version}\n"
+        )
+    );
+    // Without the objects the files of the image say it.
+    let whole = fs::read(place.work("a.sif")).expect("there is an image");
+    let name = b"inspect-metadata.json";
+    let at = whole.windows(name.len()).position(|part| part == name).expect("the object has a name");
+    let mut renamed = whole;
+    renamed[at] = b'x';
+    place.write("renamed.sif", renamed);
+    assert_eq!(place.run(["inspect", "renamed.sif"]).ok(), "Author: Ada\nVersion: <1>\n");
+    // And without a root file system that can be looked at, the objects say it.
+    let mut bytes = fs::read(place.work("a.sif")).expect("there is an image");
+    let offset = objects[2]["offset"].as_u64().expect("a number") as usize;
+    bytes[offset..offset + 96].fill(0xff);
+    place.write("damaged.sif", bytes);
+    assert_eq!(place.run(["inspect", "damaged.sif"]).ok(), labels);
+}
