@@ -5,9 +5,10 @@
 //!
 //! ```text
 //! mod.rs     the verbs and the flags that every verb takes
-//! run.rs     exec, run, shell; in files.rs and namespaces.rs most of their flags, in other.rs those that
+//! run.rs     exec, run, shell, test; in files.rs and namespaces.rs most of their flags, in other.rs those that
 //!            are answered in a sentence
 //! build.rs   build
+//! inspect.rs inspect, run-help
 //! sif.rs     sif list, header, info, dump
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 pub mod build;
 pub mod files;
+pub mod inspect;
 pub mod lazy;
 pub mod namespaces;
 pub mod other;
@@ -124,7 +126,15 @@ pub enum Verb {
     Run(Lazy<run::RunArgs>),
     /// Start a shell in an image
     #[command(after_long_help = run::SHELL_EXAMPLES)]
-    Shell(Lazy<run::RunArgs>),
+    Shell(Lazy<run::ShellArgs>),
+    /// Run the test that the image brings along
+    #[command(after_long_help = run::TEST_EXAMPLES)]
+    Test(Lazy<run::RunArgs>),
+    /// Print the help that the image brings along
+    RunHelp(Lazy<inspect::RunHelpArgs>),
+    /// Show what an image says of itself: labels, scripts, help, apps
+    #[command(after_long_help = inspect::EXAMPLES)]
+    Inspect(inspect::Inspect),
     /// Make an image from a directory, or unpack one into a directory
     #[command(after_long_help = build::EXAMPLES)]
     Build(Lazy<build::BuildArgs>),
@@ -191,8 +201,25 @@ mod tests {
         let cli = Cli::try_parse_from(["skiff", "exec", "a.sif", "ls", "-l", "--help", "-q", "--", "x"]);
         let Ok(Cli { verb: Verb::Exec(args), global }) = cli else { panic!("{cli:?}") };
         assert!(!global.quiet);
-        assert_eq!(args.image.to_str(), Some("a.sif"));
-        assert_eq!(args.command, ["ls", "-l", "--help", "-q", "--", "x"]);
+        assert_eq!(args.words.image.to_str(), Some("a.sif"));
+        assert_eq!(args.words.command, ["ls", "-l", "--help", "-q", "--", "x"]);
+    }
+
+    #[test]
+    fn flags_right_after_the_image_belong_to_the_program_too() {
+        for verb in ["exec", "run", "shell", "test"] {
+            let argv = ["skiff", verb, "-e", "a.sif", "-c", "-v", "--bind", "x", "--help", "--nosuch"];
+            let cli = Cli::try_parse_from(argv);
+            let (Ok(Cli { verb, global }), words) = (cli, &argv[4..]) else { panic!("{argv:?}") };
+            let args = match &verb {
+                Verb::Exec(args) | Verb::Run(args) | Verb::Test(args) => args,
+                Verb::Shell(args) => &args.run,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((global.detail(), args.container.files.contain), (0, false));
+            assert!(args.container.cleanenv);
+            assert_eq!(args.words.command, words);
+        }
     }
 
     #[test]
@@ -200,7 +227,7 @@ mod tests {
         let cli = Cli::try_parse_from(["skiff", "exec", "-q", "--", "a.sif", "ls", "-l"]);
         let Ok(Cli { verb: Verb::Exec(args), global }) = cli else { panic!("{cli:?}") };
         assert!(global.quiet);
-        assert_eq!(args.command, ["ls", "-l"]);
+        assert_eq!(args.words.command, ["ls", "-l"]);
     }
 
     #[test]
@@ -211,7 +238,7 @@ mod tests {
         let Ok(Cli { verb: Verb::Exec(args), .. }) = cli else { panic!("{cli:?}") };
         assert_eq!(args.container.other.given, ["no-https", "nv", "cpus"]);
         assert!(args.container.files.contain);
-        assert_eq!(args.command, ["ls", "--rocm"]);
+        assert_eq!(args.words.command, ["ls", "--rocm"]);
         assert_eq!(
             parse(&["skiff", "exec", "--nvv", "a.sif"]).unwrap_err().kind(),
             ErrorKind::UnknownArgument

@@ -1,10 +1,10 @@
-//! `skiff exec`, `run` and `shell`: one set of flags.
+//! `skiff exec`, `run`, `shell` and `test`: one set of flags.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::Resettable;
-use clap::{Args, ValueHint};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 
 use super::files::FileFlags;
 use super::namespaces::NamespaceFlags;
@@ -26,25 +26,91 @@ Examples:
 /// Shown by `skiff shell --help`.
 pub const SHELL_EXAMPLES: &str = "\
 Examples:
-  skiff shell debian.sif";
+  skiff shell debian.sif
+  skiff shell --shell /bin/zsh debian.sif";
 
-/// What `exec`, `run` and `shell` take.
+/// Shown by `skiff test --help`.
+pub const TEST_EXAMPLES: &str = "\
+Examples:
+  skiff test debian.sif
+  skiff test --app solver suite.sif
+
+The exit status is the test's; 0 with a note when the image has none.";
+
+/// What `shell` takes.
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    /// What every verb that starts a container takes.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The shell to start instead of bash or sh, as the container has it
+    #[arg(short, long, value_name = "PATH", help_heading = Resettable::Reset)]
+    pub shell: Option<PathBuf>,
+}
+
+/// What `exec`, `run`, `shell` and `test` take.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The flags that shape the container.
     #[command(flatten)]
     pub container: ContainerFlags,
-    /// The image: a SIF or SquashFS file, or a directory
-    #[arg(value_hint = ValueHint::FilePath, help_heading = Resettable::Reset)]
+    /// The image, the program and its arguments.
+    #[command(flatten)]
+    pub words: Words,
+}
+
+/// The words of a verb that starts a container. From the image on nothing is a flag of skiff's any more:
+/// `skiff run a.sif -c` hands `-c` to the image's runscript.
+#[derive(Debug, Clone, Default)]
+pub struct Words {
+    /// The image: a SIF or SquashFS file, or a directory.
     pub image: PathBuf,
-    /// The program and its arguments
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_hint = ValueHint::CommandWithArguments,
-        help_heading = Resettable::Reset
-    )]
+    /// The program and its arguments.
     pub command: Vec<OsString>,
+}
+
+/// What stands after the image, by verb.
+const COMMANDS: &[(&str, &str)] = &[
+    ("exec", "PROGRAM [ARGUMENT]..."),
+    ("run", "[ARGUMENT]..."),
+    ("shell", "[ARGUMENT]..."),
+    ("test", "[ARGUMENT]..."),
+];
+
+impl Args for Words {
+    fn augment_args(command: Command) -> Command {
+        let verb = command.get_name().to_owned();
+        let after =
+            COMMANDS.iter().find(|(name, _)| *name == verb).map_or("[ARGUMENT]...", |(_, after)| after);
+        // One argument of many words: clap takes those after the first of a second one for flags where they are
+        // some.
+        let words = Arg::new("words")
+            .value_names(["IMAGE", "ARGUMENT"])
+            .help("The image (a SIF or SquashFS file, or a directory), and what is handed on to it")
+            .help_heading(Resettable::Reset)
+            .value_parser(clap::value_parser!(OsString))
+            .value_hint(ValueHint::AnyPath)
+            .num_args(1..)
+            .required(true)
+            .trailing_var_arg(true);
+        command.override_usage(format!("skiff {verb} [OPTIONS] IMAGE {after}")).arg(words)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Words {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut words = matches.get_many::<OsString>("words").into_iter().flatten().cloned();
+        Ok(Self { image: words.next().unwrap_or_default().into(), command: words.collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// The flags that shape a container, the same for every verb that starts one.
@@ -74,12 +140,21 @@ pub struct ContainerFlags {
     /// Set a variable in the container; `$NAME` in the value is replaced unless --no-eval
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Environment")]
     pub env: Vec<OsString>,
+    /// Set the variables that this file assigns, in the syntax of a shell; of several files the later wins
+    #[arg(long, value_name = "FILE", value_delimiter = ',', value_hint = ValueHint::FilePath, help_heading = "Environment")]
+    pub env_file: Vec<PathBuf>,
+    /// Leave these variables of the host out, with commas between
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Environment")]
+    pub no_env: Vec<OsString>,
     /// Leave the host's variables out
     #[arg(short = 'e', long, help_heading = "Environment")]
     pub cleanenv: bool,
     /// Take the values of --env literally
     #[arg(long, help_heading = "Environment")]
     pub no_eval: bool,
+    /// Use this app of the image: its environment, runscript and test (those that an image has: skiff inspect --list-apps)
+    #[arg(long, value_name = "NAME", help_heading = "Environment")]
+    pub app: Option<OsString>,
     /// Print what would be done, and why, instead of doing it
     #[arg(long, help_heading = "Plan")]
     pub dry_run: bool,

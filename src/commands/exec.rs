@@ -1,13 +1,13 @@
-//! `skiff exec`, `run` and `shell`: command line, image, host, plan; then the plan is printed or done.
+//! `skiff exec`, `run`, `shell` and `test`: command line, image, host, plan; then the plan is printed or done.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cli::Global;
 use crate::cli::run::RunArgs;
-use crate::commands::{amount, printed, warn};
+use crate::commands::{amount, note, printed, warn};
 use crate::config::{self, Config};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -19,30 +19,36 @@ use crate::remedies;
 use crate::serve::Unpacked;
 
 /// Runs a program in an image; returns only after `--dry-run`, or when the program could not be started.
-pub fn run(args: &RunArgs, global: &Global, action: Action) -> Result<i32> {
+pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>) -> Result<i32> {
     let started = Instant::now();
     let host = Host::probe();
     let config = Config::load(&config::files(|name| host.variable(name)))?;
-    let image = image::open(&args.image)?;
+    let image = image::open(&args.words.image)?;
     let opened = started.elapsed();
     let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());
     let request = Request {
         action,
         flags: &args.container,
-        words: &args.command,
+        words: &args.words.command,
+        shell,
         image: &path,
         root: root_of(&image, &path),
         machine: image.sif.as_ref().and_then(|sif| machine(sif.architecture().name())),
     };
+    if action == Action::Test && !plan::has_test(&request, &host, &image.tree()?) {
+        note(global, &format!("image {:?} has no test", args.words.image));
+        return Ok(0);
+    }
     if args.container.dry_run {
         return print(&plan::decide(&request, &host, &config, &image.tree()?)?, args.container.json);
     }
     // The image's server starts while the plan is decided.
     let mut server = launch::meet_server(&plan::decide_serving(&request, &host, &config)?, &image.file)?;
+    let met = started.elapsed();
     let plan = plan::decide(&request, &host, &config, &image.tree()?)?;
-    if global.detail() > 1 {
-        let (opened, planned) = (opened.as_micros(), (started.elapsed() - opened).as_micros());
-        eprintln!("skiff: image opened after {opened} us, server met and planned in {planned} us");
+    if global.detail() > 0 {
+        let origin = server.as_ref().map_or("a directory needs none", Server::origin);
+        narrate(&plan, origin, (global.detail() > 1).then(|| [opened, met, started.elapsed()]));
     }
     for warning in &plan.warnings {
         warn(global, warning);
@@ -81,6 +87,23 @@ fn tell_of_unpacking(server: &mut Server, host: &Host, plan: &RunPlan, global: &
         warn(global, &format!("unpacked {bytes} in {entries} files, {seconds:.1} s; to do without: {mend}"));
     }
     Ok(())
+}
+
+/// Says what has been done and what is about to be: the plan, and with times when each step was over.
+fn narrate(plan: &RunPlan, origin: &str, times: Option<[Duration; 3]>) {
+    let after = |step: usize| match &times {
+        Some(times) => format!(" ({} us after the start)", times[step].as_micros()),
+        None => String::new(),
+    };
+    let text = format!(
+        "skiff: image opened{}\nskiff: server of the image: {origin}{}\nskiff: planned{}\n{}skiff: starting it\n",
+        after(0),
+        after(1),
+        after(2),
+        explain(plan)
+    );
+    // Nobody is left to tell when standard error cannot be written to.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 fn root_of(image: &Image, path: &Path) -> Root {

@@ -1,16 +1,17 @@
 //! One file per verb, and what they share: parsing, dispatch, the one place where an error is printed.
 //!
 //! ```text
-//! argv -> cli::Cli -> exec | run | shell | build | sif | doctor | completions | docs -> exit status
+//! argv -> cli::Cli -> exec | run | shell | test | inspect | build | sif | doctor | completions | docs -> exit status
 //! ```
 //!
-//! Exit status: the program's own for `exec`, `run` and `shell`; else 0, 255 for every failure of
+//! Exit status: the program's own for `exec`, `run`, `shell` and `test`; else 0, 255 for every failure of
 //! skiff's including a wrong command line, 1 when `doctor` finds something missing, 130 after Ctrl-C, 141 when the reader of our output went away.
 
 pub mod build;
 pub mod docs;
 pub mod doctor;
 pub mod exec;
+pub mod inspect;
 pub mod obtain;
 pub mod sif;
 
@@ -44,9 +45,12 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> i32 {
 fn dispatch(cli: &Cli) -> Result<i32> {
     let global = &cli.global;
     match &cli.verb {
-        Verb::Exec(args) => exec::run(args, global, Action::Exec),
-        Verb::Run(args) => exec::run(args, global, Action::Run),
-        Verb::Shell(args) => exec::run(args, global, Action::Shell),
+        Verb::Exec(args) => exec::run(args, global, Action::Exec, None),
+        Verb::Run(args) => exec::run(args, global, Action::Run, None),
+        Verb::Shell(args) => exec::run(&args.run, global, Action::Shell, args.shell.as_deref()),
+        Verb::Test(args) => exec::run(args, global, Action::Test, None),
+        Verb::RunHelp(args) => inspect::run_help(args),
+        Verb::Inspect(args) => inspect::run(&args.0),
         Verb::Build(args) => build::run(args, global),
         Verb::Sif(args) => sif::run(args),
         Verb::Doctor(args) => doctor::run(args, global),
@@ -108,6 +112,14 @@ pub(crate) fn amount(bytes: u64) -> String {
         value /= 1024.0;
     }
     format!("{value:.1} PiB")
+}
+
+/// Prints something that is good to know to standard error, unless `--quiet`.
+pub(crate) fn note(global: &Global, message: &str) {
+    if !global.silent() {
+        // Nobody is left to tell when standard error cannot be written to.
+        let _ = io::stderr().write_all(format!("skiff: {message}\n").as_bytes());
+    }
 }
 
 fn colour(global: &Global) -> bool {

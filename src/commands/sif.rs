@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::cli::sif::{DumpArgs, SifAction, SifArgs};
 use crate::commands::printed;
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::calendar::Moment;
 use crate::image::sif::{self, Architecture, Descriptor, Extra, Header, Link, Sif};
 use crate::image::source::Source;
 
@@ -190,17 +191,7 @@ fn readable(bytes: u64) -> String {
 
 /// Unix seconds as Go prints a time in UTC: `2026-11-23 21:11:03 +0000 UTC`.
 fn date(unix_seconds: i64) -> String {
-    let (days, second) = (unix_seconds.div_euclid(86400), unix_seconds.rem_euclid(86400));
-    // Howard Hinnant's civil_from_days: eras of 400 years that start on 1 March.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let Moment { year, month, day, hour, minute, second, .. } = Moment::of(unix_seconds);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} +0000 UTC")
 }
 

@@ -13,7 +13,11 @@
 //! | SIF | [`sif`] |
 //! | SquashFS | [`squashfs`] |
 //! | files of an image that is not mounted | [`tree`] |
+//! | what an image says of itself | [`metadata`] |
+//! | a time of an image as a date | [`calendar`] |
 
+pub mod calendar;
+pub mod metadata;
 mod path;
 pub mod sif;
 pub mod source;

@@ -50,6 +50,14 @@ impl Server {
             _ => Ok(None),
         }
     }
+
+    /// Which of the two it is, in words.
+    pub fn origin(&self) -> &'static str {
+        match self.0 {
+            Meeting::Joined(_) => "it was there, and is shared",
+            Meeting::First(_) => "it is a new one",
+        }
+    }
 }
 
 /// Finds or starts the server of `image`, the file of a [`Root::Image`]. It is done before the rest of the plan is

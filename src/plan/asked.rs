@@ -20,6 +20,8 @@ pub struct Asked {
     pub cleanenv: bool,
     /// Values of variables are literal.
     pub no_eval: bool,
+    /// An app of the image.
+    pub app: Option<(OsString, Because)>,
     /// A home directory: `SOURCE[:TARGET]`.
     pub home: Option<(OsString, Because)>,
     /// No home directory.
@@ -84,6 +86,7 @@ pub fn read(flags: &ContainerFlags, host: &Host) -> Asked {
         contain: switch(files.contain, "--contain", &["CONTAIN"]).or_else(|| all.clone()),
         cleanenv: all.is_some(),
         no_eval: compat.is_some(),
+        app: text(host, flags.app.as_deref(), "--app", app_keys(host)),
         home: text(host, files.home.as_deref(), "--home", &["HOME"]),
         no_home: switch(files.no_home, "--no-home", &["NO_HOME"]),
         no_mount: paths(host, &files.no_mount, "--no-mount", &["NO_MOUNT"])
@@ -112,6 +115,12 @@ pub fn read(flags: &ContainerFlags, host: &Host) -> Asked {
         no_privs: switch(own.no_privs, "--no-privs", &["NO_PRIVS"]).is_some(),
         keep_privs: switch(own.keep_privs, "--keep-privs", &["KEEP_PRIVS"]),
     }
+}
+
+/// The variables that ask for an app. `APPNAME` says in a container which app that one has, which is none of the
+/// next one's business.
+fn app_keys(host: &Host) -> &'static [&'static str] {
+    if host.setting("CONTAINER").is_some() { &["APP"] } else { &["APP", "APPNAME"] }
 }
 
 /// Whether the caller is to be root inside.
@@ -145,7 +154,12 @@ fn text(
 }
 
 /// A list: the flags' words, or else those of the variable, with commas between.
-fn texts(host: &Host, given: &[impl AsRef<OsStr>], name: &str, keys: &[&str]) -> Vec<(OsString, Because)> {
+pub fn texts(
+    host: &Host,
+    given: &[impl AsRef<OsStr>],
+    name: &str,
+    keys: &[&str],
+) -> Vec<(OsString, Because)> {
     if !given.is_empty() {
         return given.iter().filter_map(|word| text(host, Some(word), name, &[])).collect();
     }
@@ -154,7 +168,8 @@ fn texts(host: &Host, given: &[impl AsRef<OsStr>], name: &str, keys: &[&str]) ->
     words.map(|word| (OsStr::from_bytes(word).to_owned(), Because::Variable(variable.clone()))).collect()
 }
 
-fn paths(host: &Host, given: &[PathBuf], name: &str, keys: &[&str]) -> Vec<(PathBuf, Because)> {
+/// As [`texts`], for paths.
+pub fn paths(host: &Host, given: &[PathBuf], name: &str, keys: &[&str]) -> Vec<(PathBuf, Because)> {
     texts(host, given, name, keys).into_iter().map(|(path, because)| (path.into(), because)).collect()
 }
 

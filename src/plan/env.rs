@@ -1,10 +1,10 @@
 //! The environment of the user's process.
 //!
 //! ```text
-//! 1  nothing but PWD, HOME, *_CONTAINER and *_NAME              scripts do not see the host's variables
+//! 1  nothing but PWD, HOME, *_CONTAINER, *_NAME and *_APPNAME   scripts do not see the host's variables
 //! 2  the image's scripts, /.singularity.d/env/*.sh in order      after 10-docker*: PATH gets the default
 //!                                                                directories it lacks; before 90: a default PATH
-//! 3  right after 99-base.sh: --env, SKIFFENV_X, APPTAINERENV_X, SINGULARITYENV_X (the first of them wins)
+//! 3  right after 99-base.sh: --env, --env-file, SKIFFENV_X, APPTAINERENV_X, SINGULARITYENV_X (the first of them wins)
 //! 4  the host's variables, where the image left them unset; one that the image sets to nothing is removed
 //! 5  the names of the container
 //! ```
@@ -21,6 +21,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::asked::texts;
+use super::env_file;
 use super::shell::{Files, MAX_SCRIPT_BYTES, Shell, Unsupported, is_name};
 use super::sourced;
 use super::target::View;
@@ -38,6 +40,8 @@ const LIBRARIES: &str = "/.singularity.d/libs";
 const OLD_SCRIPT: &str = "/environment";
 /// The script after which the overrides count.
 pub const BASE_SCRIPT: &str = "99-base.sh";
+/// Names of the container that the scripts see.
+const EARLY: &[&str] = &["_CONTAINER", "_NAME", "_APPNAME"];
 /// Kept under `--cleanenv`.
 const ALWAYS: &[&str] = &[
     "TERM",
@@ -65,6 +69,8 @@ pub struct Facts<'a> {
     pub asked: &'a [PathBuf],
     /// The program.
     pub program: &'a OsStr,
+    /// The app of the image.
+    pub app: Option<&'a OsStr>,
 }
 
 /// The environment, and what has to be put before the program to get it.
@@ -117,7 +123,7 @@ pub fn compose(
     let literal = request.flags.no_eval || host.setting("NO_EVAL").is_some_and(|(_, value)| is_true(value));
     let names = names(request, facts, literal);
     let mut start = vec![(b"HOME".to_vec(), bytes(facts.home)), (b"PWD".to_vec(), bytes(facts.cwd))];
-    let early = |name: &[u8]| name.ends_with(b"_CONTAINER") || name.ends_with(b"_NAME");
+    let early = |name: &[u8]| EARLY.iter().any(|early| name.ends_with(early.as_bytes()));
     start.extend(names.iter().filter(|(name, _)| early(name)).cloned());
     let ingredients = Ingredients {
         start,
@@ -138,7 +144,10 @@ pub fn compose(
                     "cannot set the environment of image {:?}: it has no /bin/sh, and {place} needs one",
                     request.image
                 ))
-                .hint("plain assignments (export NAME=\"${NAME:-value}\") need no shell"));
+                .hint(match script.is_absolute() {
+                    true => "plain assignments (export NAME=\"${NAME:-value}\") need no shell",
+                    false => "--no-eval takes values as they are",
+                }));
             }
             Ok(sourced::with_shell(&ingredients, &place))
         }
@@ -253,6 +262,7 @@ fn names(request: &Request<'_>, facts: &Facts<'_>, literal: bool) -> Vec<(Vec<u8
         Action::Exec => "exec",
         Action::Run => "run",
         Action::Shell => "shell",
+        Action::Test => "test",
     };
     let name = request.image.file_name().unwrap_or(request.image.as_os_str());
     let binds: Vec<Vec<u8>> = facts.asked.iter().map(|target| escaped(target)).collect();
@@ -269,6 +279,9 @@ fn names(request: &Request<'_>, facts: &Facts<'_>, literal: bool) -> Vec<(Vec<u8
             ("ENVIRONMENT", b"/.singularity.d/env/91-environment.sh"),
         ] {
             names.push((format!("{family}_{suffix}").into_bytes(), value.to_vec()));
+        }
+        if let Some(app) = facts.app {
+            names.push((format!("{family}_APPNAME").into_bytes(), app.as_bytes().to_vec()));
         }
         // Runscripts of OCI images ask for it.
         if literal {
@@ -340,6 +353,7 @@ fn complete_path(path: &[u8]) -> Vec<u8> {
 /// The host's variables that may come in.
 fn host_variables(request: &Request<'_>, host: &Host) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let clean = request.flags.cleanenv || host.setting("CLEANENV").is_some_and(|(_, value)| is_true(value));
+    let left_out = texts(host, &request.flags.no_env, "--no-env", &["NOENV", "NO_ENV"]);
     let mut variables = BTreeMap::new();
     variables.insert(b"PATH".to_vec(), DEFAULT_PATH.as_bytes().to_vec());
     if clean {
@@ -348,7 +362,8 @@ fn host_variables(request: &Request<'_>, host: &Host) -> BTreeMap<Vec<u8>, Vec<u
     for (name, value) in &host.environment {
         let name = name.as_bytes();
         let is = |list: &[&str]| list.iter().any(|one| one.as_bytes() == name);
-        if is_name(name) && !is(NEVER) && !is_ours(name) && (!clean || is(ALWAYS)) {
+        let unwanted = is(NEVER) || is_ours(name) || left_out.iter().any(|(one, _)| one.as_bytes() == name);
+        if is_name(name) && !unwanted && (!clean || is(ALWAYS)) {
             variables.insert(name.to_vec(), value.as_bytes().to_vec());
         }
     }
@@ -363,7 +378,7 @@ fn is_ours(name: &[u8]) -> bool {
     })
 }
 
-/// The overrides: `--env` before `SKIFFENV_X`, `APPTAINERENV_X`, `SINGULARITYENV_X`; by name.
+/// The overrides: `--env` before `--env-file` before `SKIFFENV_X`, `APPTAINERENV_X`, `SINGULARITYENV_X`; by name.
 fn overrides(request: &Request<'_>, host: &Host) -> Result<Vec<Override>> {
     let mut values: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     for family in FAMILIES.iter().rev() {
@@ -377,6 +392,7 @@ fn overrides(request: &Request<'_>, host: &Host) -> Result<Vec<Override>> {
             }
         }
     }
+    values.extend(env_file::read(request.flags, host)?);
     for flag in &request.flags.env {
         for (name, value) in parse_env(flag)? {
             values.insert(name, value);

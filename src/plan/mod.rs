@@ -5,10 +5,12 @@
 //! decides nothing. It can be printed (`--dry-run`), compared, and tested without any privilege.
 
 pub mod answers;
+pub mod app;
 pub mod asked;
 pub mod bind;
 mod contain;
 pub mod env;
+pub mod env_file;
 pub mod explain;
 pub mod home;
 pub mod ids;
@@ -347,6 +349,8 @@ pub enum Action {
     Run,
     /// A shell.
     Shell,
+    /// The test that the image brings along.
+    Test,
 }
 
 /// What is asked for: the command line, and what the image says of itself.
@@ -357,12 +361,21 @@ pub struct Request<'a> {
     pub flags: &'a ContainerFlags,
     /// The words after the image.
     pub words: &'a [OsString],
+    /// The shell that is asked for.
+    pub shell: Option<&'a Path>,
     /// The image's path, absolute.
     pub image: &'a Path,
     /// What becomes the root file system.
     pub root: Root,
     /// The processor that the image is for, as `uname -m` says it, where the image says so.
     pub machine: Option<&'a str>,
+}
+
+/// Whether `skiff test` has something to run: the image has a test, or an app is asked for, which must have one.
+pub fn has_test(request: &Request<'_>, host: &Host, image: &Tree) -> bool {
+    let mut view = target::View::new(host, image);
+    asked::read(request.flags, host).app.is_some()
+        || process::is_file(&mut view, Path::new(process::TEST_SCRIPT))
 }
 
 /// Decides a container run.
@@ -379,12 +392,14 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
     let mounts = mounts::plan_mounts(request, config, &given, host, &mut view)?;
     warnings.extend(mounts.warnings);
     let cwd = process::working_directories(request, host, &home.target, &mut view)?;
-    let argv = process::plan_argv(request, host, &mut view)?;
+    let app = app::plan_app(&asked, request, &mut view)?;
+    let argv = process::plan_argv(request, host, app, &mut view)?;
     let facts = env::Facts {
         cwd: cwd.first().map_or(Path::new("/"), PathBuf::as_path),
         home: &home.target,
         asked: &mounts.asked,
         program: argv.first().map_or("".as_ref(), |word| word),
+        app,
     };
     let flags = with_implied(request.flags, &asked);
     let request = &Request { flags: &flags, root: request.root.clone(), ..*request };

@@ -1,8 +1,10 @@
 //! The user's process: which program, where it starts, and whether this processor can run it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::app;
 use super::target::{View, tidy};
 use super::{Action, ContainerPath, Request, TargetKind};
 use crate::error::{Error, Result};
@@ -10,6 +12,9 @@ use crate::host::Host;
 
 /// What `skiff run` runs: the image's runscript, or what very old images have in its place.
 const RUNSCRIPTS: [&str; 2] = ["/.singularity.d/runscript", "/singularity"];
+
+/// What `skiff test` runs.
+pub const TEST_SCRIPT: &str = "/.singularity.d/test";
 
 /// Where images keep their programs.
 const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin"];
@@ -50,12 +55,18 @@ pub fn start_files(request: &Request<'_>, host: &Host) -> Vec<ContainerPath> {
         }
         // A program of the host, started by a path from the working directory.
         (Action::Exec, _) => {}
-        (Action::Run, _) => files.extend([RUNSCRIPTS[0].into(), "/bin/sh".into()]),
-        (Action::Shell, _) => files.push("/bin/bash".into()),
+        (Action::Run, _) => files.extend([script_of(request, RUNSCRIPTS[0], "runscript"), "/bin/sh".into()]),
+        (Action::Test, _) => files.extend([script_of(request, TEST_SCRIPT, "test"), "/bin/sh".into()]),
+        (Action::Shell, _) => files.push(request.shell.unwrap_or(Path::new("/bin/bash")).into()),
     }
     let libraries = START_LIBRARIES.iter().find(|(machine, _)| *machine == host.machine);
     files.extend(libraries.into_iter().flat_map(|(_, paths)| paths.iter().map(PathBuf::from)));
     files.into_iter().map(ContainerPath).collect()
+}
+
+/// The app's script where `--app` names one, else the image's.
+fn script_of(request: &Request<'_>, image: &str, app: &str) -> PathBuf {
+    request.flags.app.as_deref().map_or(image.into(), |name| app::script(name, app))
 }
 
 /// Fails when the image is for another processor and nothing here emulates it.
@@ -95,7 +106,31 @@ fn emulated(wanted: &str, host: &Host) -> bool {
 }
 
 /// The program and its arguments.
-pub fn plan_argv(request: &Request<'_>, host: &Host, view: &mut View<'_>) -> Result<Vec<OsString>> {
+pub fn plan_argv(
+    request: &Request<'_>,
+    host: &Host,
+    app: Option<&OsStr>,
+    view: &mut View<'_>,
+) -> Result<Vec<OsString>> {
+    match (request.action, app) {
+        (Action::Run, Some(app)) => app_argv(app, "runscript", request, view),
+        (Action::Test, Some(app)) => app_argv(app, "test", request, view),
+        (Action::Shell, _) => Ok(with_words(&shell_argv(request, host, view)?, request.words)),
+        _ => image_argv(request, view),
+    }
+}
+
+/// A script of an app, with its arguments.
+fn app_argv(app: &OsStr, script: &str, request: &Request<'_>, view: &mut View<'_>) -> Result<Vec<OsString>> {
+    let path = app::script(app, script);
+    if is_file(view, &path) {
+        return Ok(with_words(&[path.into()], request.words));
+    }
+    Err(Error::image(format!("cannot run app {app:?} of image {:?}: it has no {script}", request.image)))
+}
+
+/// What the image itself says, or the caller.
+fn image_argv(request: &Request<'_>, view: &mut View<'_>) -> Result<Vec<OsString>> {
     let words = request.words;
     match request.action {
         Action::Exec if words.is_empty() => Err(Error::usage("no program was given")
@@ -104,7 +139,7 @@ pub fn plan_argv(request: &Request<'_>, host: &Host, view: &mut View<'_>) -> Res
         Action::Run => {
             let script = RUNSCRIPTS.into_iter().find(|script| is_file(view, Path::new(script)));
             match script.or_else(|| is_file(view, Path::new("/bin/sh")).then_some("/bin/sh")) {
-                Some(program) => Ok(with_words(&[program.as_ref()], words)),
+                Some(program) => Ok(with_words(&[program.into()], words)),
                 None => Err(Error::image(format!(
                     "cannot run image {:?}: it has neither a runscript nor /bin/sh",
                     request.image
@@ -112,28 +147,47 @@ pub fn plan_argv(request: &Request<'_>, host: &Host, view: &mut View<'_>) -> Res
                 .hint("name a program: skiff exec IMAGE PROGRAM")),
             }
         }
-        Action::Shell => {
-            if let Some((_, shell)) = host.setting("SHELL")
-                && is_file(view, &Path::new("/").join(shell))
-            {
-                return Ok(with_words(&[shell], words));
-            }
-            if is_file(view, Path::new("/bin/bash")) {
-                return Ok(with_words(&["/bin/bash".as_ref(), "--norc".as_ref()], words));
-            }
-            if is_file(view, Path::new("/bin/sh")) {
-                return Ok(with_words(&["/bin/sh".as_ref()], words));
-            }
-            Err(Error::image(format!(
-                "cannot start a shell in image {:?}: it has neither /bin/bash nor /bin/sh",
-                request.image
-            )))
+        Action::Test if is_file(view, Path::new(TEST_SCRIPT)) => Ok(with_words(&[TEST_SCRIPT.into()], words)),
+        Action::Test | Action::Shell => {
+            Err(Error::image(format!("cannot test image {:?}: it has no test", request.image)))
         }
     }
 }
 
-fn with_words(program: &[&std::ffi::OsStr], words: &[OsString]) -> Vec<OsString> {
-    program.iter().map(|word| (*word).to_owned()).chain(words.iter().cloned()).collect()
+/// The shell: the one asked for, that of the setting if the image has it, bash, or sh.
+fn shell_argv(request: &Request<'_>, host: &Host, view: &mut View<'_>) -> Result<Vec<OsString>> {
+    if let Some(shell) = request.shell {
+        // Without a slash it is searched in PATH, as a program is.
+        let named = !shell.as_os_str().as_bytes().contains(&b'/');
+        if named || is_file(view, &Path::new("/").join(shell)) {
+            return Ok(vec![shell.into()]);
+        }
+        return Err(Error::usage(format!(
+            "cannot start the shell {shell:?}: the container has no such file"
+        ))
+        .hint("--shell takes a path in the container; without it bash or sh is started"));
+    }
+    if let Some((_, shell)) = host.setting("SHELL")
+        && is_file(view, &Path::new("/").join(shell))
+    {
+        return Ok(vec![shell.to_owned()]);
+    }
+    if is_file(view, Path::new("/bin/bash")) {
+        return Ok(vec!["/bin/bash".into(), "--norc".into()]);
+    }
+    if is_file(view, Path::new("/bin/sh")) {
+        return Ok(vec!["/bin/sh".into()]);
+    }
+    Err(Error::image(format!(
+        "cannot start a shell in image {:?}: it has neither /bin/bash nor /bin/sh",
+        request.image
+    ))
+    .hint("run a program that it has: skiff exec IMAGE PROGRAM"))
+}
+
+/// A program with the caller's words after it.
+fn with_words(program: &[OsString], words: &[OsString]) -> Vec<OsString> {
+    program.iter().chain(words).cloned().collect()
 }
 
 /// Whether the container has a file there, links followed. A path that cannot be followed is none.

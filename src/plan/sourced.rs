@@ -1,17 +1,21 @@
 //! The environment made by the image's own shell, when its scripts do more than assign.
 //!
 //! The program is started as `/bin/sh -c SCRIPT sh PROGRAM...`, and SCRIPT takes the steps of
-//! [`super::env`], then becomes the program. The host's values travel as variables (`SKIFF_HOST_NAME`) and
-//! not in the script: one argument is limited to 128 KiB, and a value may be anything.
+//! [`super::env`], then becomes the program. The host's and the caller's values travel as variables
+//! (`SKIFF_HOST_NAME`, `SKIFF_GIVEN_NAME`) and not in the script: one argument is limited to 128 KiB, and a value
+//! may be anything. The names are looped over for the same reason; each is a shell variable's name, so that `eval`
+//! has nothing to trip over.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::env::{BASE_SCRIPT, DEFAULT_PATH, Environment, Ingredients, USUAL_PROMPTS, is_docker};
+use super::env::{BASE_SCRIPT, DEFAULT_PATH, Environment, Ingredients, Override, USUAL_PROMPTS, is_docker};
 
 /// Where the host's values wait until the image's scripts have run.
 const WAITING: &[u8] = b"SKIFF_HOST_";
+/// Where the overrides wait, quoted as the shell is to take them.
+const GIVEN: &[u8] = b"SKIFF_GIVEN_";
 
 /// The environment and the words that start the image's shell. `place` says why, in a comment.
 pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
@@ -47,15 +51,7 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
         overrides(from, &mut line);
     }
     edit_paths(&mut line);
-    for name in from.host.keys() {
-        let asked = from.overrides.iter().any(|given| given.name == *name);
-        let unset = [b"if [ -z \"${", name.as_slice(), b"+x}\" ]; then export "].concat();
-        line(&[&unset, name, b"=\"$", WAITING, name, b"\""]);
-        if !asked {
-            line(&[b"elif [ -z \"$", name, b"\" ]; then unset ", name]);
-        }
-        line(&[b"fi; unset ", WAITING, name]);
-    }
+    restore(from, &mut line);
     for (name, value) in &from.names {
         line(&[b"export ", name, b"=", &single_quoted(value)]);
     }
@@ -67,8 +63,12 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
     line(&[b"exec \"$@\""]);
     let names = from.start.iter().cloned();
     let waiting = from.host.iter().map(|(name, value)| ([WAITING, name].concat(), value.clone()));
-    let variables =
-        names.chain(waiting).map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)));
+    let given =
+        from.overrides.iter().map(|given| ([GIVEN, &given.name].concat(), quoted(given, from.evaluate)));
+    let variables = names
+        .chain(waiting)
+        .chain(given)
+        .map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)));
     Environment {
         variables: variables.collect(),
         shell: vec!["/bin/sh".into(), "-c".into(), OsString::from_vec(script), "sh".into()],
@@ -76,11 +76,39 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
 }
 
 fn overrides(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
-    for given in &from.overrides {
-        let libraries = given.name == b"LD_LIBRARY_PATH" && !given.value.is_empty();
-        let more: &[u8] = if libraries { b":/.singularity.d/libs" } else { b"" };
-        let value = if from.evaluate { double_quoted(&given.value) } else { single_quoted(&given.value) };
-        line(&[b"export ", &given.name, b"=", &value, more]);
+    let names: Vec<&[u8]> = from.overrides.iter().map(|given| given.name.as_slice()).collect();
+    if !names.is_empty() {
+        line(&[b"for SKIFF_N in ", &names.join(&b' '), b"; do"]);
+        line(&[b"eval \"eval \\\"export $SKIFF_N=\\$", GIVEN, b"$SKIFF_N\\\"; unset ", GIVEN, b"$SKIFF_N\""]);
+        line(&[b"done; unset SKIFF_N"]);
+    }
+}
+
+/// An override as the shell takes it: evaluated, or as it is.
+fn quoted(given: &Override, evaluate: bool) -> Vec<u8> {
+    let mut value = if evaluate { double_quoted(&given.value) } else { single_quoted(&given.value) };
+    if given.name == b"LD_LIBRARY_PATH" && !given.value.is_empty() {
+        value.extend_from_slice(b":/.singularity.d/libs");
+    }
+    value
+}
+
+/// The host's variables where the image left them unset; set to nothing by the image, they go, unless the caller
+/// has asked for that.
+fn restore(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
+    let asked = |name: &[u8]| from.overrides.iter().any(|given| given.name == name);
+    let (asked, others): (Vec<&[u8]>, Vec<&[u8]>) =
+        from.host.keys().map(Vec::as_slice).partition(|name| asked(name));
+    for (names, nothing) in [(asked, "false"), (others, "eval \"[ -z \\\"\\$$SKIFF_N\\\" ]\"")] {
+        if names.is_empty() {
+            continue;
+        }
+        line(&[b"for SKIFF_N in ", &names.join(&b' '), b"; do"]);
+        line(&[b"if eval \"[ -z \\\"\\${$SKIFF_N+x}\\\" ]\"; then"]);
+        line(&[b"eval \"export $SKIFF_N=\\\"\\$", WAITING, b"$SKIFF_N\\\"\""]);
+        line(&[b"elif ", nothing.as_bytes(), b"; then unset $SKIFF_N"]);
+        line(&[b"fi; unset ", WAITING, b"$SKIFF_N"]);
+        line(&[b"done; unset SKIFF_N"]);
     }
 }
 

@@ -22,9 +22,19 @@ fn listings_are_those_of_apptainer() {
     image(&place);
     let end = fs::metadata(place.work("a.sif")).expect("there is an image").len();
     let rule = "-".repeat(78);
+    let version = env!("CARGO_PKG_VERSION");
+    let metadata = format!(
+        "{{\"data\":{{\"attributes\":{{\"labels\":{{\"org.label-schema.build-arch\":\"arm64\",\
+         \"org.label-schema.build-date\":\"Tuesday_14_November_2023_22:13:20_UTC\",\
+         \"org.label-schema.schema-version\":\"1.0\",\"org.label-schema.usage.skiff.version\":\"{version}\"}}}}}},\
+         \"type\":\"container\"}}"
+    );
+    assert_eq!(place.run(["sif", "dump", "1", "a.sif"]).ok(), metadata);
     let list = format!(
         "{rule}\nID   |GROUP   |LINK    |SIF POSITION (start-end)  |TYPE\n{rule}\n\
-         1    |1       |NONE    |{:<26}|FS (Squashfs/*System/arm64)\n",
+         1    |1       |NONE    |{:<26}|JSON.Generic\n\
+         2    |1       |NONE    |{:<26}|FS (Squashfs/*System/arm64)\n",
+        format!("32176-{}", 32176 + metadata.len()),
         format!("32768-{end}")
     );
     assert_eq!(place.run(["sif", "list", "a.sif"]).ok(), list);
@@ -41,7 +51,7 @@ fn listings_are_those_of_apptainer() {
         format!(
             "Created At:           2023-11-14 22:13:20 +0000 UTC\n\
              Modified At:          2023-11-14 22:13:20 +0000 UTC\n\
-             Descriptors Free:     47\n\
+             Descriptors Free:     46\n\
              Descriptors Total:    48\n\
              Descriptors Offset:   4096\n\
              Descriptors Size:     27 KiB\n\
@@ -52,9 +62,9 @@ fn listings_are_those_of_apptainer() {
     );
     let size = end - 32768;
     assert_eq!(
-        place.run(["sif", "info", "1", "a.sif"]).ok(),
+        place.run(["sif", "info", "2", "a.sif"]).ok(),
         format!(
-            "  Data Type:        FS\n  ID:               1\n  Group ID:         1\n  Linked ID:        NONE\n  \
+            "  Data Type:        FS\n  ID:               2\n  Group ID:         1\n  Linked ID:        NONE\n  \
              Offset:           32768\n  Size:             {size}\n  \
              Created At:       2023-11-14 22:13:20 +0000 UTC\n  \
              Modified At:      2023-11-14 22:13:20 +0000 UTC\n  \
@@ -63,8 +73,8 @@ fn listings_are_those_of_apptainer() {
     );
     let json = place.run(["sif", "list", "--json", "a.sif"]).ok();
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON is printed");
-    assert_eq!(json[0]["architecture"], "arm64");
-    assert_eq!(json[0]["offset"], 32768);
+    assert_eq!(json[1]["architecture"], "arm64");
+    assert_eq!(json[1]["offset"], 32768);
     let json = place.run(["sif", "header", "--json", "a.sif"]).ok();
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON is printed");
     assert_eq!(json["created"], 1_700_000_000);
@@ -74,10 +84,10 @@ fn listings_are_those_of_apptainer() {
 fn dump_gives_the_bytes_and_ends_quietly_with_its_reader() {
     let place = Place::new("sif-dump");
     image(&place);
-    let script = "\"$0\" sif dump 1 a.sif >part && tail -c +32769 a.sif | cmp - part";
+    let script = "\"$0\" sif dump 2 a.sif >part && tail -c +32769 a.sif | cmp - part";
     let skiff = crate::harness::skiff_binary();
     finish(place.command("sh").args(["-c", script]).arg(skiff)).ok();
-    let head = "\"$0\" sif list a.sif | true; \"$0\" sif dump 1 a.sif | head -c 4";
+    let head = "\"$0\" sif list a.sif | true; \"$0\" sif dump 2 a.sif | head -c 4";
     let output = finish(place.command("sh").args(["-c", head]).arg(skiff));
     assert_eq!(output.stderr, "");
     assert_eq!(output.ok(), "hsqs");
@@ -96,7 +106,7 @@ fn what_is_no_sif_or_not_whole_is_said() {
     assert_eq!(
         place.run(["sif", "list", "short.sif"]).fails(255),
         format!(
-            "skiff: \"short.sif\": SIF file is truncated: object 1 ends at byte {}, but the file has 33000 \
+            "skiff: \"short.sif\": SIF file is truncated: object 2 ends at byte {}, but the file has 33000 \
              ({missing} bytes are missing)\nhint: copy or download it again\n",
             bytes.len()
         )
@@ -105,7 +115,7 @@ fn what_is_no_sif_or_not_whole_is_said() {
     let error = place.run(["sif", "list", "text"]).fails(255);
     assert_eq!(error, "skiff: \"text\": not a SIF file: \"SIF_MAGIC\" is not where it should be\n");
     let error = place.run(["sif", "info", "7", "a.sif"]).fails(255);
-    assert_eq!(error, "skiff: no object 7 in SIF file\nhint: its objects are 1\n");
+    assert_eq!(error, "skiff: no object 7 in SIF file\nhint: its objects are 1, 2\n");
     let error = place.run(["sif", "list", "nothing.sif"]).fails(255);
     assert_eq!(error, "skiff: cannot open SIF file \"nothing.sif\": no such file or directory\n");
 }

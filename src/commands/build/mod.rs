@@ -1,12 +1,13 @@
 //! `skiff build`: a directory into an image, and back.
 //!
 //! ```text
-//! build a.sif ./tree             pack -> SquashFS, straight into its place in an unnamed SIF -> its name
+//! build a.sif ./tree             metadata, then pack -> SquashFS, straight into its place in an unnamed SIF -> its name
 //! build --sandbox ./tree a.sif   unpack -> a directory of a name of its own -> its name
 //! ```
 //!
 //! What is half done never has the target's name, and goes when the work fails or is stopped.
 
+mod metadata;
 mod output;
 mod progress;
 
@@ -86,10 +87,12 @@ fn write_image(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let sif_options = SifOptions { reproducible, time: time.unwrap_or(now) };
     let mut sif = SifWriter::create(file, sif_options)?;
+    let architecture = architecture(tree);
+    metadata::add(&mut sif, tree, architecture, sif_options.time)?;
     let extra = Extra::Partition {
         file_system: FileSystem::SQUASHFS,
         partition_type: PartitionType::PRIMARY_SYSTEM,
-        architecture: architecture(tree),
+        architecture,
     };
     let offset = sif.begin_stream(NewObject::new(DataType::PARTITION, "", extra), 4096)?;
     let progress = pack::Progress::default();

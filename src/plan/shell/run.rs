@@ -33,6 +33,8 @@ pub struct Variable {
     pub value: Option<Vec<u8>>,
     /// Programs see it.
     pub exported: bool,
+    /// A script has assigned or exported it.
+    pub given: bool,
     /// Scripts that set it are not for us: what a real shell does is to stop.
     pub read_only: bool,
 }
@@ -56,7 +58,7 @@ impl Shell {
     /// Sets and exports a variable.
     pub fn export(&mut self, name: &[u8], value: impl Into<Vec<u8>>) {
         let read_only = self.variables.get(name).is_some_and(|old| old.read_only);
-        let variable = Variable { value: Some(value.into()), exported: true, read_only };
+        let variable = Variable { value: Some(value.into()), exported: true, given: false, read_only };
         self.variables.insert(name.to_vec(), variable);
     }
 
@@ -187,7 +189,8 @@ impl Shell {
             if word.len() > 1 || !is_name(text) {
                 return Err(foreign("an export of this kind"));
             }
-            self.variables.entry(text.clone()).or_default().exported = true;
+            let variable = self.variables.entry(text.clone()).or_default();
+            (variable.exported, variable.given) = (true, true);
             return Ok(());
         };
         let (name, rest) = text.split_at(equals);
@@ -209,7 +212,7 @@ impl Shell {
         if variable.read_only {
             return Err(Unsupported { line, what: "an assignment to a read-only variable" });
         }
-        variable.value = Some(value);
+        (variable.value, variable.given) = (Some(value), true);
         Ok(())
     }
 

@@ -179,3 +179,130 @@ fn the_images_shell_makes_the_same_environment() {
         assert_eq!(theirs, ours);
     }
 }
+
+/// What images with apps have: it asks which app is wanted, as the image's own script does.
+const APPS: &str = ".singularity.d/env/95-apps.sh = if test -n \"${SINGULARITY_APPNAME:-}\"; then\n\
+    if test -d \"/scif/apps/${SINGULARITY_APPNAME:-}/\"; then\n\
+    PATH=\"/scif/apps/${SINGULARITY_APPNAME:-}/bin:$PATH\"\n\
+    . \"/scif/apps/${SINGULARITY_APPNAME:-}/scif/env/90-environment.sh\"\nexport PATH\n\
+    else\necho none; exit 1\nfi\nfi";
+
+#[test]
+fn an_app_brings_its_environment_and_its_name() {
+    let own = ".singularity.d/env/90-environment.sh";
+    let image = [own, APPS, "scif/apps/solver/scif/env/90-environment.sh = export TOOL=app", BASE];
+    let mut world = environment(&image, &[("TOOL", "host")], &[]);
+    assert_eq!(world.value("TOOL").as_deref(), Some("host"));
+    assert_eq!(world.value("SKIFF_APPNAME"), None);
+    world.flags.app = Some("solver".into());
+    assert_eq!(world.value("TOOL").as_deref(), Some("app"));
+    assert_eq!(world.value("PATH"), Some(format!("/scif/apps/solver/bin:{}", env::DEFAULT_PATH)));
+    for family in ["SKIFF", "APPTAINER", "SINGULARITY"] {
+        assert_eq!(world.value(&format!("{family}_APPNAME")).as_deref(), Some("solver"));
+    }
+}
+
+#[test]
+fn an_app_is_asked_for_by_variable_too_but_not_by_the_container_around() {
+    let image = ["scif/apps/solver/scif/test"];
+    let mut world = environment(&image, &[("APPTAINER_APPNAME", "solver")], &[]);
+    assert_eq!(world.value("SKIFF_APPNAME").as_deref(), Some("solver"));
+    world.host = world
+        .host
+        .with_environment(&[("APPTAINER_APPNAME", "other"), ("APPTAINER_CONTAINER", "/around.sif")]);
+    assert_eq!(world.value("SKIFF_APPNAME"), None);
+}
+
+#[test]
+fn variables_that_are_not_wanted_stay_outside() {
+    let host = [("A", "1"), ("B", "2"), ("C", "3"), ("SKIFF_NOENV", "C")];
+    let mut world = environment(&[], &host, &["B=flag"]);
+    assert_eq!((world.value("A").as_deref(), world.value("C")), (Some("1"), None));
+    world.flags.no_env = vec!["A".into(), "B".into()];
+    let values = [world.value("A"), world.value("B"), world.value("C")];
+    assert_eq!(values, [None, Some("flag".into()), Some("3".into())]);
+}
+
+fn with_files(files: &[&str], host: &[(&str, &str)]) -> World {
+    let mut world = environment(&[BASE], host, &[]);
+    fill(world.host_files.path(), files);
+    world.flags.env_file = vec!["first.env".into(), "/etc/second.env".into()];
+    world
+}
+
+#[test]
+fn files_of_variables_are_shell_and_the_later_wins() {
+    let first = "home/ada/first.env = # variables\nA=1\nexport B=$FROM_HOST\nC=\"two words\" # more\nD=$A$A\n\
+        if [ -n \"$FROM_HOST\" ]; then E=yes; fi\nHOME=/none\nL=first\nM='$HOME'\nPATH=/opt/bin:$PATH\nN=\nG=file";
+    let second = "etc/second.env = L=\"second$L\"\nK=\"$A\"\nFROM_HOST=$FROM_HOST\nexport OUTSIDE";
+    let host = [("FROM_HOST", "host"), ("PATH", "/host"), ("SKIFFENV_B", "weaker"), ("OUTSIDE", "o")];
+    let mut world = with_files(&[first, second], &host);
+    world.flags.env = vec!["G=flag".into()];
+    world.flags.cleanenv = true;
+    let value = |name: &str| world.value(name).unwrap_or_else(|| "(unset)".into());
+    let values: Vec<String> = "ABCDEGKLMN".chars().map(|name| value(&name.to_string())).collect();
+    assert_eq!(values, ["1", "host", "two words", "11", "yes", "flag", "", "second", "/home/ada", ""]);
+    assert_eq!([value("HOME"), value("FROM_HOST"), value("OUTSIDE")], ["/home/ada", "host", "o"]);
+    assert_eq!(value("PATH"), "/opt/bin:/host");
+    world.flags.no_eval = true;
+    assert_eq!(world.value("M").as_deref(), Some("$HOME"));
+}
+
+#[test]
+fn a_file_of_variables_that_cannot_be_evaluated_is_an_error_with_its_line() {
+    let mut world = with_files(&["home/ada/first.env = A=1\nB=$(date)"], &[]);
+    assert_eq!(
+        world.error(),
+        "cannot read the variables in \"first.env\" (--env-file): line 2: a command substitution needs a shell"
+    );
+    world.flags.env_file = vec!["none.env".into()];
+    assert_eq!(
+        world.error(),
+        "cannot read the variables in \"none.env\" (--env-file): no such file or directory"
+    );
+    world.flags.env_file.clear();
+    world.host = world.host.with_environment(&[("APPTAINER_ENV_FILE", "none.env")]);
+    assert_eq!(
+        world.error(),
+        "cannot read the variables in \"none.env\" (APPTAINER_ENV_FILE): no such file or directory"
+    );
+}
+
+#[test]
+fn large_environments_and_arguments_pass() {
+    // The kernel's bound for one string is 128 KiB.
+    let large = "x".repeat(130_000);
+    let many: Vec<(String, String)> = (0..3000).map(|n| (format!("V{n}"), "v".repeat(500))).collect();
+    let given: Vec<String> = (0..20).map(|n| format!("SKIFFENV_G{n}")).collect();
+    let mut host: Vec<(&str, &str)> =
+        many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    host.extend(given.iter().map(|name| (name.as_str(), large.as_str())));
+    let shell_script = ".singularity.d/env/90-environment.sh = export MADE=\"$(echo made)\"";
+    for image in [&[BASE][..], &[BASE, shell_script]] {
+        let mut world = environment(image, &host, &[]);
+        world.words = vec![large.clone().into(); 20];
+        let process = world.plan().unwrap().process;
+        assert!(process.argv.iter().all(|word| word.len() <= 130_000), "{}", image.len());
+        assert!(process.env.iter().map(|(_, value)| value.len()).sum::<usize>() > 4_000_000);
+        assert_eq!(process.argv.iter().filter(|word| word.len() == large.len()).count(), 20);
+    }
+}
+
+#[test]
+fn an_image_without_a_shell_has_its_scripts_evaluated() {
+    let script = ".singularity.d/env/90-environment.sh = if [ -d /opt/tool ]; then export TOOL=\"/opt/tool\"; fi\n\
+        export A=\"${A:-plain}\"";
+    let mut world =
+        environment(&[script, BASE, APPS, "opt/tool/", "scif/apps/x/"], &[("B", "host")], &["C=$A"]);
+    fs::remove_dir_all(world.image_files.path().join("bin")).unwrap();
+    assert_eq!(world.plan().unwrap().process.argv, ["true"]);
+    let values = ["TOOL", "A", "B", "C"].map(|name| world.value(name).unwrap_or_default());
+    assert_eq!(values, ["/opt/tool", "plain", "host", "plain"]);
+    world.flags.env = vec!["C=$(date)".into()];
+    assert_eq!(
+        world.error(),
+        "cannot set the environment of image \"/images/a.sif\": it has no /bin/sh, and the value given for C \
+         line 1: a command substitution needs one"
+    );
+    assert!(world.plan().unwrap_err().hint.unwrap().contains("--no-eval"));
+}

@@ -22,6 +22,7 @@ struct World {
     config: Config,
     action: Action,
     machine: Option<&'static str>,
+    shell: Option<&'static str>,
     words: Vec<OsString>,
 }
 
@@ -90,6 +91,7 @@ fn world(host: &[&str], image: &[&str]) -> World {
         config: Config::default(),
         action: Action::Exec,
         machine: None,
+        shell: None,
         words: vec!["true".into()],
     }
 }
@@ -100,6 +102,7 @@ impl World {
             action: self.action,
             flags: &self.flags,
             words: &self.words,
+            shell: self.shell.map(Path::new),
             image: Path::new("/images/a.sif"),
             root: Root::Directory(HostPath("/images/a.sif".into())),
             machine: self.machine,
@@ -500,6 +503,16 @@ fn run_and_shell_choose_what_the_image_has() {
     assert_eq!(argv(Action::Shell, &[], &[]), "/bin/bash --norc -x");
     assert_eq!(argv(Action::Shell, &["bin/zsh"], &[("SKIFF_SHELL", "/bin/zsh")]), "/bin/zsh -x");
     assert_eq!(argv(Action::Shell, &[], &[("SKIFF_SHELL", "/bin/zsh")]), "/bin/bash --norc -x");
+    let argv_of = |world: &World| world.plan().unwrap().process.argv;
+    let mut chosen = world(&[], &["bin/zsh"]);
+    chosen.action = Action::Shell;
+    chosen.host = chosen.host.with_environment(&[("SKIFF_SHELL", "/bin/bash")]);
+    for (shell, first) in [("/bin/zsh", "/bin/zsh"), ("zsh", "zsh")] {
+        chosen.shell = Some(shell);
+        assert_eq!(argv_of(&chosen), [first, "true"]);
+    }
+    chosen.shell = Some("/bin/fish");
+    assert_eq!(chosen.error(), "cannot start the shell \"/bin/fish\": the container has no such file");
     let mut empty = world(&[], &[]);
     fs::remove_dir_all(empty.image_files.path().join("bin")).unwrap();
     empty.action = Action::Run;
@@ -509,6 +522,40 @@ fn run_and_shell_choose_what_the_image_has() {
     empty.action = Action::Exec;
     empty.words.clear();
     assert_eq!(empty.error(), "no program was given");
+}
+
+#[test]
+fn an_app_has_a_runscript_and_a_test_of_its_own() {
+    let scripts = ["scif/apps/solver/scif/runscript", "scif/apps/solver/scif/test", "scif/apps/bare/bin/"];
+    let mut world = world(&[], &scripts);
+    fill(world.image_files.path(), &[".singularity.d/runscript", ".singularity.d/test"]);
+    for (action, app, program) in [
+        (Action::Run, None, "/.singularity.d/runscript"),
+        (Action::Test, None, "/.singularity.d/test"),
+        (Action::Run, Some("solver"), "/scif/apps/solver/scif/runscript"),
+        (Action::Test, Some("solver"), "/scif/apps/solver/scif/test"),
+        (Action::Exec, Some("bare"), "true"),
+        (Action::Shell, Some("bare"), "/bin/bash"),
+    ] {
+        (world.action, world.flags.app) = (action, app.map(OsString::from));
+        assert_eq!(world.plan().unwrap().process.argv[0], program);
+        let start = &world.plan().unwrap().serve.start;
+        let named = action != Action::Exec;
+        assert!(!named || start[0].0 == Path::new(program), "{start:?}");
+    }
+    world.flags.app = Some("bare".into());
+    world.action = Action::Test;
+    assert_eq!(world.error(), "cannot run app \"bare\" of image \"/images/a.sif\": it has no test");
+    world.action = Action::Run;
+    assert_eq!(world.error(), "cannot run app \"bare\" of image \"/images/a.sif\": it has no runscript");
+    for name in ["none", "..", "bare/bin", "", "/bin"] {
+        world.flags.app = Some(name.into());
+        let error = world.plan().unwrap_err();
+        let expected = format!(
+            "cannot use app {name:?} of image \"/images/a.sif\" (--app {name}): the image has no such app"
+        );
+        assert_eq!((error.to_string(), error.hint), (expected, Some("its apps are bare, solver".into())));
+    }
 }
 
 #[test]
