@@ -9,11 +9,14 @@
 //!            are answered in a sentence
 //! build.rs   build
 //! sif.rs     sif list, header, info, dump
+//! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
 //! ```
 //!
 //! `docs/commands.md` is written from these types (`skiff docs`), and a test keeps it so.
 
 pub mod build;
+pub mod called;
+pub mod elsewhere;
 pub mod files;
 pub mod lazy;
 pub mod namespaces;
@@ -48,6 +51,7 @@ const STYLES: Styles = Styles::styled()
     disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true,
+    args_override_self = true,
     max_term_width = 100
 )]
 pub struct Cli {
@@ -65,7 +69,7 @@ Examples:
   skiff exec debian.sif ./simulation          run your program in it
   srun -n 4096 skiff exec debian.sif ./simulation
 
-'skiff VERB --help' explains a verb.";
+'skiff help VERB' explains a verb.";
 
 /// The flags of every verb.
 #[derive(Debug, Clone, Default, Args)]
@@ -102,6 +106,16 @@ impl Cli {
 }
 
 impl Global {
+    /// Adds what variables say (`SKIFF_DEBUG` and so on, of which `on` knows); flags beat them.
+    pub fn add_settings(&mut self, on: impl Fn(&str) -> bool) {
+        if self.detail() == 0 && !self.quiet {
+            self.debug = on("DEBUG");
+            self.verbose = u8::from(on("VERBOSE"));
+            self.quiet = on("QUIET") || on("SILENT");
+        }
+        self.no_color |= on("NOCOLOR");
+    }
+
     /// How much to say beyond errors and warnings: 0 nothing, 1 the steps, 2 everything.
     pub fn detail(&self) -> u8 {
         if self.debug { 2 } else { self.verbose.min(2) }
@@ -217,6 +231,32 @@ mod tests {
             ErrorKind::UnknownArgument
         );
         other::add_to(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn the_last_of_several_counts_as_clients_give_them() {
+        let words =
+            ["apptainer", "--quiet", "--silent", "exec", "-e", "-e", "--cwd", "/a", "--cwd", "/b", "i"];
+        let cli = Cli::try_parse_from(words);
+        let Ok(Cli { verb: Verb::Exec(args), global }) = cli else { panic!("{cli:?}") };
+        assert!(global.quiet && args.container.cleanenv);
+        assert_eq!(args.container.cwd.as_deref(), Some(std::path::Path::new("/b")));
+        let cli = Cli::try_parse_from(["skiff", "run", "-vv", "--env", "A=1", "--env", "B=2", "i"]);
+        let Ok(Cli { verb: Verb::Run(args), global }) = cli else { panic!("{cli:?}") };
+        assert_eq!((args.container.env.len(), global.detail()), (2, 2));
+    }
+
+    #[test]
+    fn variables_say_how_much_is_said_unless_flags_do() {
+        let with = |mut global: Global, names: &[&str]| {
+            global.add_settings(|name| names.contains(&name));
+            (global.detail(), global.silent())
+        };
+        assert_eq!(with(Global::default(), &[]), (0, false));
+        assert_eq!(with(Global::default(), &["SILENT"]), (0, true));
+        assert_eq!(with(Global::default(), &["DEBUG", "QUIET"]), (2, false));
+        assert_eq!(with(Global { quiet: true, ..Global::default() }, &["VERBOSE"]), (0, true));
+        assert_eq!(with(Global { verbose: 1, ..Global::default() }, &["QUIET"]), (1, false));
     }
 
     #[test]

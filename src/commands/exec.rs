@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use crate::cli::Global;
 use crate::cli::run::RunArgs;
-use crate::commands::{printed, warn};
+use crate::commands::{obtain, printed, warn};
 use crate::config::{self, Config};
 use crate::error::{Context, Result};
 use crate::host::Host;
-use crate::image::{self, Image};
+use crate::image::Image;
 use crate::launch;
 use crate::plan::explain::explain;
 use crate::plan::{self, Action, HostPath, Request, Root, RunPlan};
@@ -21,7 +21,7 @@ pub fn run(args: &RunArgs, global: &Global, action: Action) -> Result<i32> {
     let started = Instant::now();
     let host = Host::probe();
     let config = Config::load(&config::files(|name| host.variable(name)))?;
-    let image = image::open(&args.image)?;
+    let image = obtain::image(&args.image)?;
     let opened = started.elapsed();
     let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());
     let request = Request {

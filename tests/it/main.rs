@@ -3,6 +3,7 @@
 
 mod build;
 mod demo;
+mod dropin;
 mod exec;
 mod harness;
 mod hosts;
