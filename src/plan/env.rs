@@ -53,7 +53,7 @@ const ALWAYS: &[&str] = &[
     "NO_PROXY",
 ];
 /// Never taken from the host: made here, or the shell's own business.
-const NEVER: &[&str] = &["HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "_"];
+const NEVER: &[&str] = &["HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "_", "IFS", "OPTIND", "PPID"];
 
 /// What the environment tells of the rest of the plan.
 pub struct Facts<'a> {

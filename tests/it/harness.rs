@@ -78,6 +78,8 @@ pub enum Need {
     Busybox,
     /// The Debian root file system that `scripts/trees demo` makes.
     Debian,
+    /// strace, and a kernel that lets the ordinary user trace.
+    Strace,
 }
 
 impl Need {
@@ -88,6 +90,7 @@ impl Need {
             Self::Root => "root",
             Self::Busybox => "busybox",
             Self::Debian => "debian",
+            Self::Strace => "strace",
         }
     }
 
@@ -111,6 +114,13 @@ impl Need {
             Self::Debian => {
                 let there = debian_tree().join("usr/bin/gcc").exists();
                 there.then_some(()).ok_or_else(|| "no Debian tree: run 'scripts/trees demo'".into())
+            }
+            Self::Strace => {
+                let mut strace = Command::new("strace");
+                strace.args(["-o", "/dev/null", "-f", "true"]);
+                let status = as_user(&mut strace, user()).status();
+                let able = status.map_err(|e| format!("cannot run strace: {e}"))?.success();
+                able.then_some(()).ok_or_else(|| "tracing is not allowed".into())
             }
         }
     }

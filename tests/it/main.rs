@@ -4,6 +4,7 @@
 mod build;
 mod demo;
 mod dropin;
+mod environment;
 mod exec;
 mod harness;
 mod hosts;
