@@ -7,7 +7,7 @@
 //! mod.rs     the verbs and the flags that every verb takes
 //! run.rs     exec, run, shell; in files.rs and namespaces.rs most of their flags, in other.rs those that
 //!            are answered in a sentence
-//! build.rs   build
+//! build.rs   build; in build_other.rs the flags that are answered in a sentence
 //! sif.rs     sif list, header, info, dump
 //! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
 //! ```
@@ -15,6 +15,7 @@
 //! `docs/commands.md` is written from these types (`skiff docs`), and a test keeps it so.
 
 pub mod build;
+pub mod build_other;
 pub mod called;
 pub mod elsewhere;
 pub mod files;
@@ -97,7 +98,8 @@ impl Cli {
     pub fn of(argv: &[OsString]) -> Result<Self, clap::Error> {
         match Self::try_parse_from(argv) {
             Err(error) if error.kind() == ErrorKind::UnknownArgument => {
-                let matches = other::add_to(Self::command()).try_get_matches_from(argv)?;
+                let known = build_other::add_to(other::add_to(Self::command()));
+                let matches = known.try_get_matches_from(argv)?;
                 Self::from_arg_matches(&matches)
             }
             parsed => parsed,
@@ -230,7 +232,14 @@ mod tests {
             parse(&["skiff", "exec", "--nvv", "a.sif"]).unwrap_err().kind(),
             ErrorKind::UnknownArgument
         );
-        other::add_to(Cli::command()).debug_assert();
+        build_other::add_to(other::add_to(Cli::command())).debug_assert();
+        let cli = parse(&["apptainer", "build", "-f", "--nohttps", "--library", "x", "-F", "a.sif", "tree"]);
+        let Ok(Cli { verb: Verb::Build(args), .. }) = cli else { panic!("{cli:?}") };
+        assert_eq!(
+            args.other.given.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["fakeroot", "no-https", "library"]
+        );
+        assert!(args.force);
     }
 
     #[test]

@@ -165,6 +165,27 @@ fn what_is_not_there_is_answered_and_never_passed_over() {
 }
 
 #[test]
+fn flags_of_build_are_warned_of_or_refused() {
+    let place = Place::new("dropin-build");
+    links(&place);
+    std::fs::create_dir(place.work("tree")).expect("a directory can be made");
+    give(&place.work("tree"));
+    let said = run(&place, "apptainer -s build --notest --fakeroot -F a.sif tree");
+    assert_eq!((said.stderr.as_str(), said.status.code()), ("", Some(0)));
+    let said = run(&place, "singularity build -F --fakeroot --nv a.sif tree").stderr;
+    assert!(
+        said.contains("warning: --fakeroot has no effect: owners") && said.contains("--nv has no effect"),
+        "{said}"
+    );
+    let before = std::fs::read(place.work("a.sif")).expect("the image");
+    for flag in ["--mksquashfs-args='-comp xz'", "--fix-perms", "-e", "-u", "--remote"] {
+        let error = run(&place, &format!("apptainer build {flag} -F a.sif tree")).fails(255);
+        assert!(error.contains(" is not there yet\nhint: "), "{flag}: {error}");
+    }
+    assert_eq!(std::fs::read(place.work("a.sif")).expect("the image"), before);
+}
+
+#[test]
 fn help_is_the_same_by_every_road() {
     let place = Place::new("dropin-help");
     links(&place);
