@@ -68,6 +68,7 @@ const EXAMPLES: &str = "\
 Examples:
   skiff build debian.sif ./rootfs             pack a directory into an image
   skiff exec debian.sif ./simulation          run your program in it
+  skiff shell debian.sif                      look around
   srun -n 4096 skiff exec debian.sif ./simulation
 
 'skiff help VERB' explains a verb.";
@@ -154,7 +155,9 @@ pub enum Verb {
     #[command(after_long_help = "\
 Examples:
   skiff completions bash >~/.local/share/bash-completion/completions/skiff
-  skiff completions fish >~/.config/fish/completions/skiff.fish")]
+  skiff completions zsh >~/.zfunc/_skiff          with fpath+=~/.zfunc before compinit in ~/.zshrc
+  skiff completions fish >~/.config/fish/completions/skiff.fish
+  skiff docs --man ~/.local/share/man/man1        the manual pages: man skiff-exec")]
     Completions(CompletionsArgs),
     /// Write the manual pages and the command reference
     #[command(hide = true)]
@@ -209,6 +212,18 @@ mod tests {
         assert!(!global.quiet);
         assert_eq!(args.image.to_str(), Some("a.sif"));
         assert_eq!(args.command, ["ls", "-l", "--help", "-q", "--", "x"]);
+    }
+
+    #[test]
+    fn not_even_the_first_word_after_the_image_is_a_flag() {
+        for word in ["--help", "-c", "--steps", "--version", "--", "-"] {
+            let cli = Cli::try_parse_from(["skiff", "run", "-e", "a.sif", word, "-B", "x"]);
+            let Ok(Cli { verb: Verb::Run(args), .. }) = cli else { panic!("{word}: {cli:?}") };
+            assert_eq!(args.command, [word, "-B", "x"]);
+            assert!(args.container.cleanenv && !args.container.files.contain);
+        }
+        let unknown = Cli::try_parse_from(["skiff", "run", "--steps", "a.sif"]).unwrap_err();
+        assert_eq!(unknown.kind(), ErrorKind::UnknownArgument);
     }
 
     #[test]

@@ -132,6 +132,13 @@ fn an_image_runs_as_a_program() {
     std::fs::set_permissions(&image, PermissionsExt::from_mode(0o755)).expect("mode can be set");
     let said = run(&place, "./a.sif sh -c 'echo \"$SINGULARITY_COMMAND $0 $*\"; exit 7' --help -q");
     assert_eq!((said.stdout.as_str(), said.status.code()), ("run --help -q\n", Some(7)), "{}", said.stderr);
+    // The first word after the image is no flag of skiff's either.
+    let said = run(&place, "./a.sif -c 'echo no'");
+    assert!(
+        said.stdout.is_empty() && said.stderr.contains("runscript") && said.stderr.contains("-c"),
+        "{said:?}"
+    );
+    assert_eq!(run(&place, "apptainer shell a.sif -c 'echo shell'").ok(), "shell\n");
 }
 
 #[test]
