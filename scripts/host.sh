@@ -65,6 +65,7 @@ as_user() {
 #   build   a C compiler and what the dependencies' C parts want
 #   image   mmdebstrap and the keys to make a Debian root file system
 #   test    what the tests and the interchange run beside skiff
+#   client  what workflow managers are installed with
 packages() {
   local group list=() wanted=() name
   if command -v apt-get >/dev/null; then
@@ -72,7 +73,8 @@ packages() {
       case $group in
         build) list+=(gcc libc6-dev make pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
-        test) list+=(g++ libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd python3) ;;
+        test) list+=(g++ libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd python3 strace) ;;
+        client) list+=(python3 python3-venv) ;;
       esac
     done
     for name in "${list[@]}"; do
@@ -90,7 +92,8 @@ packages() {
       case $group in
         build) list+=(gcc glibc-devel make pkgconf-pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-keyring shadow-utils util-linux python3) ;;
-        test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static python3) ;;
+        test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static python3 strace) ;;
+        client) list+=(python3 python3-pip) ;;
       esac
     done
     for name in "${list[@]}"; do

@@ -23,6 +23,11 @@ use rustix::fs::{FileType, Mode, OFlags};
 /// The prefixes of the variables that speak to a container tool, our own first.
 pub const FAMILIES: [&str; 3] = ["SKIFF", "APPTAINER", "SINGULARITY"];
 
+/// Whether a setting that is a switch is on: it is set, and not to what means no.
+pub fn is_on(value: &OsStr) -> bool {
+    !["", "0", "f", "false", "no", "off"].iter().any(|off| value.eq_ignore_ascii_case(off))
+}
+
 /// What is known about this machine and the calling process.
 #[derive(Debug, Clone)]
 pub struct Host {

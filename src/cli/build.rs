@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::build_other::BuildOtherFlags;
+
 /// Shown by `skiff build --help`.
 pub const EXAMPLES: &str = "\
 Examples:
@@ -58,6 +60,10 @@ pub struct BuildArgs {
     /// Memory for blocks in flight [default: what the cgroup allows, at most 128M]
     #[arg(long, value_name = "BYTES", value_parser = parse_size, help_heading = "Resources")]
     pub memory: Option<u64>,
+
+    /// Flags that are answered in a sentence.
+    #[command(flatten)]
+    pub other: BuildOtherFlags,
 }
 
 /// A compressor of SquashFS.

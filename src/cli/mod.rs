@@ -7,14 +7,18 @@
 //! mod.rs     the verbs and the flags that every verb takes
 //! run.rs     exec, run, shell, test; in files.rs and namespaces.rs most of their flags, in other.rs those that
 //!            are answered in a sentence
-//! build.rs   build
+//! build.rs   build; in build_other.rs the flags that are answered in a sentence
 //! inspect.rs inspect, run-help
 //! sif.rs     sif list, header, info, dump
+//! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
 //! ```
 //!
 //! `docs/commands.md` is written from these types (`skiff docs`), and a test keeps it so.
 
 pub mod build;
+pub mod build_other;
+pub mod called;
+pub mod elsewhere;
 pub mod files;
 pub mod inspect;
 pub mod lazy;
@@ -50,6 +54,7 @@ const STYLES: Styles = Styles::styled()
     disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true,
+    args_override_self = true,
     max_term_width = 100
 )]
 pub struct Cli {
@@ -65,9 +70,10 @@ const EXAMPLES: &str = "\
 Examples:
   skiff build debian.sif ./rootfs             pack a directory into an image
   skiff exec debian.sif ./simulation          run your program in it
+  skiff shell debian.sif                      look around
   srun -n 4096 skiff exec debian.sif ./simulation
 
-'skiff VERB --help' explains a verb.";
+'skiff help VERB' explains a verb.";
 
 /// The flags of every verb.
 #[derive(Debug, Clone, Default, Args)]
@@ -95,7 +101,8 @@ impl Cli {
     pub fn of(argv: &[OsString]) -> Result<Self, clap::Error> {
         match Self::try_parse_from(argv) {
             Err(error) if error.kind() == ErrorKind::UnknownArgument => {
-                let matches = other::add_to(Self::command()).try_get_matches_from(argv)?;
+                let known = build_other::add_to(other::add_to(Self::command()));
+                let matches = known.try_get_matches_from(argv)?;
                 Self::from_arg_matches(&matches)
             }
             parsed => parsed,
@@ -104,6 +111,16 @@ impl Cli {
 }
 
 impl Global {
+    /// Adds what variables say (`SKIFF_DEBUG` and so on, of which `on` knows); flags beat them.
+    pub fn add_settings(&mut self, on: impl Fn(&str) -> bool) {
+        if self.detail() == 0 && !self.quiet {
+            self.debug = on("DEBUG");
+            self.verbose = u8::from(on("VERBOSE"));
+            self.quiet = on("QUIET") || on("SILENT");
+        }
+        self.no_color |= on("NOCOLOR");
+    }
+
     /// How much to say beyond errors and warnings: 0 nothing, 1 the steps, 2 everything.
     pub fn detail(&self) -> u8 {
         if self.debug { 2 } else { self.verbose.min(2) }
@@ -148,7 +165,9 @@ pub enum Verb {
     #[command(after_long_help = "\
 Examples:
   skiff completions bash >~/.local/share/bash-completion/completions/skiff
-  skiff completions fish >~/.config/fish/completions/skiff.fish")]
+  skiff completions zsh >~/.zfunc/_skiff          with fpath+=~/.zfunc before compinit in ~/.zshrc
+  skiff completions fish >~/.config/fish/completions/skiff.fish
+  skiff docs --man ~/.local/share/man/man1        the manual pages: man skiff-exec")]
     Completions(CompletionsArgs),
     /// Write the manual pages and the command reference
     #[command(hide = true)]
@@ -223,6 +242,18 @@ mod tests {
     }
 
     #[test]
+    fn not_even_the_first_word_after_the_image_is_a_flag() {
+        for word in ["--help", "-c", "--steps", "--version", "--", "-"] {
+            let cli = Cli::try_parse_from(["skiff", "run", "-e", "a.sif", word, "-B", "x"]);
+            let Ok(Cli { verb: Verb::Run(args), .. }) = cli else { panic!("{word}: {cli:?}") };
+            assert_eq!(args.words.command, [word, "-B", "x"]);
+            assert!(args.container.cleanenv && !args.container.files.contain);
+        }
+        let unknown = Cli::try_parse_from(["skiff", "run", "--steps", "a.sif"]).unwrap_err();
+        assert_eq!(unknown.kind(), ErrorKind::UnknownArgument);
+    }
+
+    #[test]
     fn two_dashes_before_the_image_are_accepted() {
         let cli = Cli::try_parse_from(["skiff", "exec", "-q", "--", "a.sif", "ls", "-l"]);
         let Ok(Cli { verb: Verb::Exec(args), global }) = cli else { panic!("{cli:?}") };
@@ -243,7 +274,40 @@ mod tests {
             parse(&["skiff", "exec", "--nvv", "a.sif"]).unwrap_err().kind(),
             ErrorKind::UnknownArgument
         );
-        other::add_to(Cli::command()).debug_assert();
+        build_other::add_to(other::add_to(Cli::command())).debug_assert();
+        let cli = parse(&["apptainer", "build", "-f", "--nohttps", "--library", "x", "-F", "a.sif", "tree"]);
+        let Ok(Cli { verb: Verb::Build(args), .. }) = cli else { panic!("{cli:?}") };
+        assert_eq!(
+            args.other.given.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["fakeroot", "no-https", "library"]
+        );
+        assert!(args.force);
+    }
+
+    #[test]
+    fn the_last_of_several_counts_as_clients_give_them() {
+        let words =
+            ["apptainer", "--quiet", "--silent", "exec", "-e", "-e", "--cwd", "/a", "--cwd", "/b", "i"];
+        let cli = Cli::try_parse_from(words);
+        let Ok(Cli { verb: Verb::Exec(args), global }) = cli else { panic!("{cli:?}") };
+        assert!(global.quiet && args.container.cleanenv);
+        assert_eq!(args.container.cwd.as_deref(), Some(std::path::Path::new("/b")));
+        let cli = Cli::try_parse_from(["skiff", "run", "-vv", "--env", "A=1", "--env", "B=2", "i"]);
+        let Ok(Cli { verb: Verb::Run(args), global }) = cli else { panic!("{cli:?}") };
+        assert_eq!((args.container.env.len(), global.detail()), (2, 2));
+    }
+
+    #[test]
+    fn variables_say_how_much_is_said_unless_flags_do() {
+        let with = |mut global: Global, names: &[&str]| {
+            global.add_settings(|name| names.contains(&name));
+            (global.detail(), global.silent())
+        };
+        assert_eq!(with(Global::default(), &[]), (0, false));
+        assert_eq!(with(Global::default(), &["SILENT"]), (0, true));
+        assert_eq!(with(Global::default(), &["DEBUG", "QUIET"]), (2, false));
+        assert_eq!(with(Global { quiet: true, ..Global::default() }, &["VERBOSE"]), (0, true));
+        assert_eq!(with(Global { verbose: 1, ..Global::default() }, &["QUIET"]), (1, false));
     }
 
     #[test]

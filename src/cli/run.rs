@@ -12,22 +12,37 @@ use super::other::OtherFlags;
 
 /// Shown by `skiff exec --help`.
 pub const EXEC_EXAMPLES: &str = "\
+Home, working directory, /tmp and the devices are the host's; the rest is the image's, and cannot be written.
+What follows IMAGE belongs to the program. Exit status: the program's own; 255 when skiff cannot start it.
+
 Examples:
   skiff exec debian.sif ./simulation --steps 100
+  srun -n 4096 skiff exec debian.sif ./simulation     the ranks of a node share the image
   skiff exec --bind /data,/scratch/in:/input:ro debian.sif python3 -c 'print(1)'
-  skiff exec --dry-run debian.sif true      what would be done, and why";
+  skiff exec --env OMP_NUM_THREADS=4 --cleanenv debian.sif ./simulation
+  skiff exec --contain --bind . debian.sif make       only this directory of the host
+  skiff exec --overlay ./changes --fakeroot debian.sif apt-get install -y gdb
+  tar -c . | skiff exec debian.sif tar -t             pipes, signals and limits are the program's own
+  skiff exec --dry-run debian.sif true                what would be done, and why";
 
 /// Shown by `skiff run --help`.
 pub const RUN_EXAMPLES: &str = "\
+An image says what it is for in /.singularity.d/runscript; one that does not is a shell.
+
 Examples:
   skiff run debian.sif
-  ./debian.sif              the same, with a link 'run-singularity' to skiff on PATH";
+  skiff run solver.sif --steps 100    the script gets --steps 100
+  ./solver.sif --steps 100            the same, with a link 'run-singularity' to skiff on PATH";
 
 /// Shown by `skiff shell --help`.
 pub const SHELL_EXAMPLES: &str = "\
+The shell is the image's bash, or else its sh; SKIFF_SHELL names another.
+
 Examples:
   skiff shell debian.sif
-  skiff shell --shell /bin/zsh debian.sif";
+  skiff shell --shell /bin/zsh debian.sif
+  skiff shell --writable-tmpfs --fakeroot debian.sif    try changes; they are gone at the end
+  skiff shell --containall debian.sif                   nothing of the host but the kernel";
 
 /// Shown by `skiff test --help`.
 pub const TEST_EXAMPLES: &str = "\
@@ -70,30 +85,33 @@ pub struct Words {
 }
 
 /// What stands after the image, by verb.
-const COMMANDS: &[(&str, &str)] = &[
-    ("exec", "PROGRAM [ARGUMENT]..."),
-    ("run", "[ARGUMENT]..."),
-    ("shell", "[ARGUMENT]..."),
-    ("test", "[ARGUMENT]..."),
-];
+fn after_the_image(verb: &str) -> (&'static str, &'static str) {
+    match verb {
+        "exec" => {
+            ("COMMAND", "The image: a SIF or SquashFS file, or a directory; the program and its arguments")
+        }
+        "shell" => {
+            ("ARGUMENT", "The image: a SIF or SquashFS file, or a directory; then what the shell is given")
+        }
+        _ => ("ARGUMENT", "The image: a SIF or SquashFS file, or a directory; then what its script is given"),
+    }
+}
 
 impl Args for Words {
     fn augment_args(command: Command) -> Command {
-        let verb = command.get_name().to_owned();
-        let after =
-            COMMANDS.iter().find(|(name, _)| *name == verb).map_or("[ARGUMENT]...", |(_, after)| after);
+        let (rest, help) = after_the_image(command.get_name());
         // One argument of many words: clap takes those after the first of a second one for flags where they are
         // some.
         let words = Arg::new("words")
-            .value_names(["IMAGE", "ARGUMENT"])
-            .help("The image (a SIF or SquashFS file, or a directory), and what is handed on to it")
+            .value_names(["IMAGE", rest])
+            .help(help)
             .help_heading(Resettable::Reset)
             .value_parser(clap::value_parser!(OsString))
-            .value_hint(ValueHint::AnyPath)
+            .value_hint(ValueHint::FilePath)
             .num_args(1..)
             .required(true)
             .trailing_var_arg(true);
-        command.override_usage(format!("skiff {verb} [OPTIONS] IMAGE {after}")).arg(words)
+        command.arg(words)
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -23,12 +23,27 @@ pub struct SifArgs {
 #[derive(Debug, Subcommand)]
 pub enum SifAction {
     /// List the objects of a SIF file
+    #[command(after_long_help = "\
+Examples:
+  skiff sif list debian.sif
+  skiff sif list --json debian.sif | jq '.[].name'")]
     List(SifFile),
     /// Show the global header of a SIF file
+    #[command(after_long_help = "\
+Examples:
+  skiff sif header debian.sif")]
     Header(SifFile),
     /// Show all that is known of one object
+    #[command(after_long_help = "\
+Examples:
+  skiff sif list debian.sif       the number in the first column is the ID
+  skiff sif info 4 debian.sif")]
     Info(SifObject),
     /// Write the bytes of one object to standard output
+    #[command(after_long_help = "\
+Examples:
+  skiff sif dump 1 debian.sif >debian.def
+  skiff sif dump 4 debian.sif >root.sqfs      skiff runs a bare SquashFS file, too")]
     Dump(DumpArgs),
 }
 

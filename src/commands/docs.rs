@@ -9,16 +9,45 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use clap::{Command, CommandFactory};
+use clap_complete::Shell;
 
+use crate::cli::called;
 use crate::cli::{Cli, CompletionsArgs, DocsArgs};
 use crate::commands::printed;
 use crate::error::{Context, Result};
 
-/// Prints the completions of a shell.
+/// Prints the completions of a shell, for the name that skiff was started by.
 pub fn completions(args: &CompletionsArgs) -> Result<i32> {
+    let program = std::env::args_os().next().unwrap_or_default();
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "skiff", &mut script);
+    clap_complete::generate(args.shell, &mut Cli::command(), called::completed(&program), &mut script);
+    if args.shell == Shell::Bash {
+        script = offer_files(&String::from_utf8_lossy(&script)).into_bytes();
+    }
     printed(io::stdout().write_all(&script))
+}
+
+/// The script for bash, which offers flags where nothing has been typed yet. A verb whose words are flags alone takes
+/// files there: for those the offer is left to bash.
+fn offer_files(script: &str) -> String {
+    const OFFER: &str = "COMPREPLY=( $(compgen -W \"${opts}\" -- \"${cur}\") )";
+    let mut text = String::with_capacity(script.len());
+    let (mut flags_alone, mut offers) = (false, 0);
+    for line in script.lines() {
+        let bare = line.trim_start();
+        if let Some(words) = bare.strip_prefix("opts=\"") {
+            flags_alone = words.trim_end_matches('"').split(' ').all(|word| word.starts_with('-'));
+            offers = 0;
+        }
+        offers += usize::from(flags_alone && bare == OFFER);
+        match bare.split_once(" || ${COMP_CWORD}") {
+            Some((condition, _)) if flags_alone => text.push_str(&format!("{condition} ]] ; then")),
+            _ if bare == OFFER && offers == 2 => text.push_str("COMPREPLY=()"),
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Writes the manual pages with `--man DIR`, else prints the command reference.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::cli::Global;
 use crate::cli::run::RunArgs;
-use crate::commands::{amount, note, printed, warn};
+use crate::commands::{amount, note, obtain, printed, warn};
 use crate::config::{self, Config};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
-use crate::image::{self, Image};
+use crate::image::Image;
 use crate::launch::{self, Server};
 use crate::plan::explain::explain;
 use crate::plan::{self, Action, HostPath, Request, Root, RunPlan};
@@ -23,7 +23,7 @@ pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>
     let started = Instant::now();
     let host = Host::probe();
     let config = Config::load(&config::files(|name| host.variable(name)))?;
-    let image = image::open(&args.words.image)?;
+    let image = obtain::image(&args.words.image)?;
     let opened = started.elapsed();
     let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());
     let request = Request {

@@ -1,7 +1,8 @@
 //! One file per verb, and what they share: parsing, dispatch, the one place where an error is printed.
 //!
 //! ```text
-//! argv -> cli::Cli -> exec | run | shell | test | inspect | build | sif | doctor | completions | docs -> exit status
+//! argv -> cli::called -> cli::Cli
+//!     -> exec | run | shell | test | inspect | build | sif | doctor | completions | docs -> exit status
 //! ```
 //!
 //! Exit status: the program's own for `exec`, `run`, `shell` and `test`; else 0, 255 for every failure of
@@ -15,13 +16,14 @@ pub mod inspect;
 pub mod obtain;
 pub mod sif;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
+use crate::cli::called::{self, Called};
 use crate::cli::{Cli, Global, Verb};
 use crate::error::{Context, Error, Result};
+use crate::host::{FAMILIES, is_on};
 use crate::plan::Action;
 
 /// The status of a process that SIGPIPE killed: what a shell reports for any tool whose reader left.
@@ -29,17 +31,37 @@ const READER_GONE: i32 = 128 + libc::SIGPIPE;
 
 /// Runs the command line `argv` and returns the exit status. Errors are printed here and nowhere else.
 pub fn main(argv: impl Iterator<Item = OsString>) -> i32 {
-    let cli = match Cli::of(&as_called(argv).collect::<Vec<_>>()) {
+    let words = match called::read(argv) {
+        Called::Words(words) => words,
+        Called::Print(line) => return ended(printed(writeln!(io::stdout(), "{line}")), &Global::default()),
+        Called::Answer(error) => return ended(Err(error), &Global::default()),
+    };
+    let mut cli = match Cli::of(&words) {
         Ok(cli) => cli,
         Err(error) => return print_clap(&error),
     };
-    match dispatch(&cli) {
+    cli.global.add_settings(setting);
+    ended(dispatch(&cli), &cli.global)
+}
+
+/// The exit status that a result means, after its error has been printed.
+fn ended(result: Result<i32>, global: &Global) -> i32 {
+    match result {
         Ok(status) => status,
         Err(error) => {
-            print_error(&error, &cli.global);
+            print_error(&error, global);
             error.exit_code()
         }
     }
+}
+
+/// Whether `SKIFF_NAME` or one of its twins is set to what means yes.
+fn setting(name: &str) -> bool {
+    FAMILIES
+        .iter()
+        .filter_map(|family| std::env::var_os(format!("{family}_{name}")))
+        .find(|value| !value.is_empty())
+        .is_some_and(|value| is_on(&value))
 }
 
 fn dispatch(cli: &Cli) -> Result<i32> {
@@ -57,16 +79,6 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::Completions(args) => docs::completions(args),
         Verb::Docs(args) => docs::run(args),
     }
-}
-
-/// The first line of a SIF is `#!/usr/bin/env run-singularity`: started through it, the kernel gives us
-/// that name and the image, and what is meant is `skiff run IMAGE ARGS...`.
-fn as_called(argv: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
-    let mut argv = argv.peekable();
-    let by_image =
-        argv.peek().is_some_and(|name| Path::new(name).file_name() == Some(OsStr::new("run-singularity")));
-    let verb = by_image.then(|| OsString::from("run"));
-    argv.next().into_iter().chain(verb).chain(argv)
 }
 
 /// Prints what clap has to say: help and version (status 0), or a mistake in our own form (status 255).
@@ -142,25 +154,5 @@ pub(crate) fn printed(result: io::Result<()>) -> Result<i32> {
         Ok(()) => Ok(0),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(READER_GONE),
         Err(error) => Err(error).tried(|| "cannot write to standard output".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn called(words: &[&str]) -> Vec<String> {
-        as_called(words.iter().map(OsString::from)).map(|w| w.into_string().unwrap()).collect()
-    }
-
-    #[test]
-    fn an_image_started_by_the_kernel_is_run() {
-        assert_eq!(
-            called(&["run-singularity", "./a.sif", "-x"]),
-            ["run-singularity", "run", "./a.sif", "-x"]
-        );
-        assert_eq!(called(&["/opt/bin/run-singularity", "a"]), ["/opt/bin/run-singularity", "run", "a"]);
-        assert_eq!(called(&["skiff", "exec", "run-singularity"]), ["skiff", "exec", "run-singularity"]);
-        assert_eq!(called(&[]), [""; 0]);
     }
 }

@@ -24,11 +24,18 @@ pub fn image(reference: &Path) -> Result<Image> {
 pub fn refuse_uri(reference: &Path) -> Result<()> {
     let bytes = reference.as_os_str().as_bytes();
     let Some(colon) = bytes.windows(3).position(|three| three == b"://") else { return Ok(()) };
+    if &bytes[..colon] == b"instance" {
+        return Err(Error::usage(format!("cannot use {reference:?}: skiff has no named instances yet"))
+            .hint("start the image itself: containers of one image share its server"));
+    }
     if bytes[..colon].iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-') && colon > 1 {
         return Err(Error::usage(format!(
             "cannot use {reference:?}: images come from files and directories only"
         ))
-        .hint("fetch it with another tool first, for example: apptainer pull image.sif URI"));
+        .hint(
+            "unpack it with another tool and pack that: podman export $(podman create IMAGE) | tar -C TREE -x; \
+             skiff build a.sif TREE",
+        ));
     }
     Ok(())
 }
@@ -41,6 +48,8 @@ mod tests {
     fn a_uri_is_not_a_missing_file() {
         let error = image(Path::new("docker://debian:13")).unwrap_err();
         assert!(error.to_string().contains("files and directories only"), "{error}");
+        let error = image(Path::new("instance://db")).unwrap_err();
+        assert!(error.to_string().contains("no named instances"), "{error}");
         let error = image(Path::new("missing/a.sif")).unwrap_err();
         assert!(error.to_string().ends_with("no such file or directory"), "{error}");
     }

@@ -30,8 +30,13 @@ const PT_INTERP: u64 = 3;
 /// The error of a program that could not be executed; `path` is where it was searched.
 pub fn explain(name: &OsStr, path: &OsStr, error: io::Error) -> Error {
     let errno = error.raw_os_error().unwrap_or_default();
-    let failed = Error::new(Kind::Program, format!("cannot run {name:?} in the container")).because(error);
-    let hint = match (find(name, path), errno) {
+    let failed = Error::new(Kind::Program, format!("cannot run {name:?} in the container"));
+    let found = find(name, path);
+    let searched = found.is_none() && !name.as_bytes().contains(&b'/') && errno == libc::ENOENT;
+    // Clients look for these words, which other tools say.
+    let failed =
+        if searched { failed.because("executable file not found in $PATH") } else { failed.because(error) };
+    let hint = match (found, errno) {
         (_, libc::E2BIG) => {
             Some("arguments and environment are longer than the kernel allows (see ulimit -s)".into())
         }

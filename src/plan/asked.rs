@@ -9,7 +9,7 @@ use super::Because;
 use super::target::tidy;
 use crate::cli::run::ContainerFlags;
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Host, is_on};
 
 /// Everything about files, namespaces and identity that can be asked for, and who asked.
 #[derive(Debug, Clone, Default)]
@@ -134,8 +134,7 @@ pub fn switch(host: &Host, given: bool, name: &str, keys: &[&str]) -> Option<Bec
         return Some(Because::Flag(name.to_owned()));
     }
     let (variable, value) = keys.iter().find_map(|key| host.setting(key))?;
-    let off = ["0", "f", "false", "no", "off"].iter().any(|off| value.eq_ignore_ascii_case(off));
-    (!off).then_some(Because::Variable(variable))
+    is_on(value).then_some(Because::Variable(variable))
 }
 
 fn text(

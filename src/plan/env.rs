@@ -28,7 +28,7 @@ use super::sourced;
 use super::target::View;
 use super::{Action, Request, TargetKind};
 use crate::error::{Error, Result};
-use crate::host::{FAMILIES, Host};
+use crate::host::{FAMILIES, Host, is_on};
 
 /// Where a program without a slash is searched unless the image says otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -57,7 +57,7 @@ const ALWAYS: &[&str] = &[
     "NO_PROXY",
 ];
 /// Never taken from the host: made here, or the shell's own business.
-const NEVER: &[&str] = &["HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "_"];
+const NEVER: &[&str] = &["HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "_", "IFS", "OPTIND", "PPID"];
 
 /// What the environment tells of the rest of the plan.
 pub struct Facts<'a> {
@@ -120,7 +120,7 @@ pub fn compose(
     view: &mut View<'_>,
 ) -> Result<Environment> {
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
-    let literal = request.flags.no_eval || host.setting("NO_EVAL").is_some_and(|(_, value)| is_true(value));
+    let literal = request.flags.no_eval || host.setting("NO_EVAL").is_some_and(|(_, value)| is_on(value));
     let names = names(request, facts, literal);
     let mut start = vec![(b"HOME".to_vec(), bytes(facts.home)), (b"PWD".to_vec(), bytes(facts.cwd))];
     let early = |name: &[u8]| EARLY.iter().any(|early| name.ends_with(early.as_bytes()));
@@ -352,7 +352,7 @@ fn complete_path(path: &[u8]) -> Vec<u8> {
 
 /// The host's variables that may come in.
 fn host_variables(request: &Request<'_>, host: &Host) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let clean = request.flags.cleanenv || host.setting("CLEANENV").is_some_and(|(_, value)| is_true(value));
+    let clean = request.flags.cleanenv || host.setting("CLEANENV").is_some_and(|(_, value)| is_on(value));
     let left_out = texts(host, &request.flags.no_env, "--no-env", &["NOENV", "NO_ENV"]);
     let mut variables = BTreeMap::new();
     variables.insert(b"PATH".to_vec(), DEFAULT_PATH.as_bytes().to_vec());
@@ -436,10 +436,6 @@ fn prompt(request: &Request<'_>) -> Vec<u8> {
     // A name may hold what shells expand in a prompt.
     let plain = |byte: &u8| if b"\\$`!".contains(byte) || byte.is_ascii_control() { b'_' } else { *byte };
     name.iter().map(plain).chain(*b"> ").collect()
-}
-
-fn is_true(value: &OsStr) -> bool {
-    !matches!(value.as_bytes(), b"" | b"0" | b"false" | b"no" | b"off" | b"FALSE" | b"False")
 }
 
 /// The container's files, as scripts see them.

@@ -80,6 +80,8 @@ pub enum Need {
     Debian,
     /// A kernel whose FUSE gives up requests that nobody answers (6.14): without it no file is stored unasked.
     RequestTimeout,
+    /// strace, and a kernel that lets the ordinary user trace.
+    Strace,
 }
 
 impl Need {
@@ -91,6 +93,7 @@ impl Need {
             Self::Busybox => "busybox",
             Self::Debian => "debian",
             Self::RequestTimeout => "request-timeout",
+            Self::Strace => "strace",
         }
     }
 
@@ -121,6 +124,13 @@ impl Need {
             Self::Debian => {
                 let there = debian_tree().join("usr/bin/gcc").exists();
                 there.then_some(()).ok_or_else(|| "no Debian tree: run 'scripts/trees demo'".into())
+            }
+            Self::Strace => {
+                let mut strace = Command::new("strace");
+                strace.args(["-o", "/dev/null", "-f", "true"]);
+                let status = as_user(&mut strace, user()).status();
+                let able = status.map_err(|e| format!("cannot run strace: {e}"))?.success();
+                able.then_some(()).ok_or_else(|| "tracing is not allowed".into())
             }
         }
     }

@@ -3,6 +3,8 @@
 
 mod build;
 mod demo;
+mod dropin;
+mod environment;
 mod exec;
 mod harness;
 mod hosts;

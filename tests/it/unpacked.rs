@@ -119,7 +119,7 @@ fn a_full_disk_and_a_place_that_is_none_leave_nothing() {
     ]);
     let output = crate::harness::finish(&mut command);
     let (error, printed) = (output.stderr.clone(), output.ok());
-    for word in ["cannot write \"bin/busybox\": no space left on device", "hint: set SKIFF_TMPDIR"] {
+    for word in ["cannot write \"", "no space left on device", "hint: set SKIFF_TMPDIR"] {
         assert!(error.contains(word), "no {word:?} in {error}");
     }
     let lines: Vec<&str> = printed.lines().collect();

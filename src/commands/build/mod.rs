@@ -22,6 +22,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::cli::Global;
 use crate::cli::build::{BuildArgs, Method};
+use crate::cli::other::Answer;
 use crate::commands::{amount, obtain, warn};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::sif::{
@@ -36,6 +37,7 @@ use progress::count;
 
 /// Runs `skiff build`.
 pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
+    answer(args, global)?;
     let result = if args.sandbox { build_sandbox(args, global) } else { build_image(args, global) };
     match result {
         // Whatever the stop made fail first.
@@ -44,6 +46,20 @@ pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
         }
         result => result.map(|()| 0),
     }
+}
+
+/// Answers the flags that skiff does not have, or has no need of.
+fn answer(args: &BuildArgs, global: &Global) -> Result<()> {
+    for (name, answer) in &args.other.given {
+        match answer {
+            Answer::Already => {}
+            Answer::NoEffect(why) => warn(global, &format!("--{name} has no effect: {why}")),
+            Answer::Later(instead) | Answer::Devices(_, instead) => {
+                return Err(Error::usage(format!("--{name} is not there yet")).hint(*instead));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn build_image(args: &BuildArgs, global: &Global) -> Result<()> {

@@ -1,0 +1,119 @@
+//! Flags of Apptainer's `build` that skiff answers in a sentence; as in [`super::other`], and as late.
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+use super::other::Answer::{self, Already, Later, NoEffect};
+
+/// One such flag.
+pub struct BuildOther {
+    /// Its long names, without the dashes.
+    pub names: &'static [&'static str],
+    /// Its letter; a blank for none.
+    pub letter: char,
+    /// Whether a value follows.
+    pub takes_value: bool,
+    /// What it is answered.
+    pub answer: Answer,
+}
+
+const fn row(letter: char, takes_value: bool, names: &'static [&'static str], answer: Answer) -> BuildOther {
+    BuildOther { names, letter, takes_value, answer }
+}
+
+const LOCAL: Answer = NoEffect("the source is a local directory or image");
+const NOTHING_RUNS: Answer = NoEffect("nothing is run while a directory is packed");
+const NO_DEFINITION: Answer = NoEffect("there is no definition file to fill in");
+const ENCRYPT: Answer = Later("encrypt the file that is built, for example with gpg or age");
+const REMOTE: Answer = Later("skiff builds on this machine alone");
+
+/// All of them.
+#[rustfmt::skip]
+pub const BUILD_OTHERS: &[BuildOther] = &[
+    row('T', false, &["notest"],                  Already),
+    row(' ', false, &["disable-cache"],           Already),
+    row(' ', false, &["json"],                    Already),
+    row(' ', false, &["userns"],                  Already),
+    row(' ', false, &["ignore-subuid"],           Already),
+    row(' ', false, &["ignore-userns"],           Already),
+    row(' ', false, &["ignore-proot"],            Already),
+    row(' ', false, &["ignore-fakeroot-command"], Already),
+
+    row('f', false, &["fakeroot"],                NoEffect("owners are packed as the directory has them; --all-root makes them root's")),
+    row(' ', false, &["no-https", "nohttps"],     LOCAL),
+    row(' ', true,  &["library"],                 LOCAL),
+    row(' ', true,  &["authfile"],                LOCAL),
+    row(' ', false, &["docker-login"],            LOCAL),
+    row(' ', true,  &["docker-host"],             LOCAL),
+    row(' ', true,  &["docker-username"],         LOCAL),
+    row(' ', true,  &["docker-password"],         LOCAL),
+    row(' ', true,  &["buildkit-host"],           LOCAL),
+    row(' ', true,  &["tmpdir"],                  NoEffect("packing needs no temporary directory")),
+    row(' ', false, &["no-cleanup"],              NoEffect("packing needs no temporary directory")),
+    row('B', true,  &["bind"],                    NOTHING_RUNS),
+    row(' ', true,  &["mount"],                   NOTHING_RUNS),
+    row(' ', false, &["nv"],                      NOTHING_RUNS),
+    row(' ', false, &["nvccli"],                  NOTHING_RUNS),
+    row(' ', false, &["rocm"],                    NOTHING_RUNS),
+    row(' ', false, &["compat32"],                NOTHING_RUNS),
+    row(' ', false, &["writable-tmpfs"],          NOTHING_RUNS),
+    row(' ', true,  &["build-arg"],               NO_DEFINITION),
+    row(' ', true,  &["build-arg-file"],          NO_DEFINITION),
+    row(' ', false, &["warn-unused-build-args"],  NO_DEFINITION),
+    row(' ', true,  &["section"],                 NO_DEFINITION),
+    row(' ', true,  &["arch"],                    NoEffect("the processor is that of the programs in the directory")),
+    row(' ', true,  &["arch-variant"],            NoEffect("the processor is that of the programs in the directory")),
+
+    row(' ', false, &["fix-perms"],               Later("mend the directory first: chmod -R u+rwX DIRECTORY")),
+    row(' ', true,  &["mksquashfs-args"],         Later("use --compression, --level, --block-size and --threads")),
+    row('u', false, &["update"],                  Later("change the sandbox from within: skiff exec --writable --fakeroot DIRECTORY PROGRAM")),
+    row(' ', false, &["data"],                    Later("a directory is brought into containers with --bind")),
+    row('e', false, &["encrypt"],                 ENCRYPT),
+    row(' ', false, &["passphrase"],              ENCRYPT),
+    row(' ', true,  &["pem-path"],                ENCRYPT),
+    row('r', false, &["remote"],                  REMOTE),
+    row(' ', false, &["detached"],                REMOTE),
+    row(' ', true,  &["builder"],                 REMOTE),
+];
+
+/// Those that were given, in the table's order.
+#[derive(Debug, Clone, Default)]
+pub struct BuildOtherFlags {
+    /// Their long names, with their answers.
+    pub given: Vec<(&'static str, Answer)>,
+}
+
+impl FromArgMatches for BuildOtherFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        // An error says that they were not looked for.
+        let given = |name: &str| matches.try_contains_id(name).unwrap_or(false);
+        let rows = BUILD_OTHERS.iter().map(|row| (row.names[0], row.answer));
+        Ok(Self { given: rows.filter(|(name, _)| given(name)).collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for BuildOtherFlags {
+    fn augment_args(command: Command) -> Command {
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        command
+    }
+}
+
+/// Adds them to `build`.
+pub fn add_to(command: Command) -> Command {
+    command.mut_subcommand("build", |build| build.args(BUILD_OTHERS.iter().map(arg)))
+}
+
+fn arg(other: &BuildOther) -> Arg {
+    let arg = Arg::new(other.names[0]).long(other.names[0]).action(ArgAction::Append).hide(true);
+    let arg = arg.aliases(&other.names[1..]);
+    let arg = if other.takes_value { arg } else { arg.num_args(0).default_missing_value("") };
+    if other.letter == ' ' { arg } else { arg.short(other.letter) }
+}
