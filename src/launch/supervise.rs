@@ -94,8 +94,10 @@ impl Parent {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let facts = rustix::fs::open(format!("/proc/{child}"), flags, Mode::empty()).ok();
         let terminal = File::open("/dev/tty").ok().map(OwnedFd::from);
-        let own = rustix::process::getpgrp();
-        let terminal = terminal.filter(|tty| rustix::termios::tcgetpgrp(tty).is_ok_and(|group| group == own));
+        // A group that has no number here (a caller in an outer process namespace) is 0, and not ours to set.
+        let own = nix::unistd::getpgrp();
+        let ours = |tty: &OwnedFd| own.as_raw() > 0 && nix::unistd::tcgetpgrp(tty) == Ok(own);
+        let terminal = terminal.filter(ours);
         let started = control.is_none();
         let watch = Watch::new()?;
         let parent = Self { child, control, watch, facts, terminal, started, ended: None, carried_out: None };
@@ -211,7 +213,7 @@ impl Parent {
         if let Some(terminal) = &self.terminal {
             // A shell in the container made itself the foreground; it could not give that back, since our process
             // group has no number in there. SIGTTOU is blocked.
-            let _ = rustix::termios::tcsetpgrp(terminal, rustix::process::getpgrp());
+            let _ = nix::unistd::tcsetpgrp(terminal, nix::unistd::getpgrp());
         }
         match ended {
             Ended::Exited(status) => process::exit(status),
