@@ -58,7 +58,13 @@ pub fn enter(with_init: bool) -> Result<First> {
     // From here on nothing is lost: what arrives waits for whoever reads it.
     let inherited = signals::hold_all();
     match process::fork().context(Kind::Host, trying)? {
-        Fork::Child => Ok(First { inherited, control: control.map(|(_, theirs)| theirs) }),
+        Fork::Child => {
+            if !with_init {
+                // An init learns from its connection that P is gone; a program has nothing to learn it from.
+                process::end_with_parent().context(Kind::Host, trying)?;
+            }
+            Ok(First { inherited, control: control.map(|(_, theirs)| theirs) })
+        }
         Fork::Parent(child) => {
             let ours = control.map(|(ours, _theirs)| ours);
             match Parent::new(child, ours).and_then(|mut parent| parent.wait()) {

@@ -230,6 +230,18 @@ pub fn tune_allocator() {
     }
 }
 
+/// From here on, through execve, this process is killed when its parent ends.
+///
+/// # Errors
+/// None on kernels since 2.4.
+pub fn end_with_parent() -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes integers only.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Programs started from here on gain no privileges by set-user-id bits or file capabilities.
 ///
 /// # Errors
