@@ -13,6 +13,7 @@ pub mod explain;
 pub mod home;
 pub mod ids;
 pub mod mounts;
+mod names;
 pub mod namespaces;
 pub mod overlay;
 pub mod process;

@@ -189,6 +189,7 @@ pub fn plan_mounts(
     for default in DEFAULT_MOUNTS {
         chosen.add_default(default)?;
     }
+    chosen.add_hostname()?;
     chosen.add_message_queues()?;
     chosen.add_scratch()?;
     let binds = requested_binds(request, host, config)?;
@@ -342,10 +343,7 @@ impl Chosen<'_, '_> {
             }
         }
         match (default.name, &self.asked.dns, self.asked.pid.clone()) {
-            ("resolv.conf", Some((servers, because)), _) => {
-                let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
-                self.add_file(&target, lines.into_bytes(), because.clone())
-            }
+            ("resolv.conf", Some((servers, because)), _) => self.add_name_servers(servers, because),
             ("proc", _, Some(because)) if !namespaces::processes_are_masked(self.host) => {
                 self.add_new(&target, MountKind::Kernel { file_system: "proc", options: "" }, &because)
             }
@@ -383,7 +381,8 @@ impl Chosen<'_, '_> {
                 )));
             }
             Err(error) => {
-                return Err(error).context(Kind::Host, || format!("cannot mount the host's {source:?}"));
+                let tried = || format!("cannot mount the host's {source:?} ({})", because.origin());
+                return Err(error).context(Kind::Host, tried);
             }
         };
         let spot = match self.view.resolve(&target, !default.replace) {
@@ -469,7 +468,7 @@ impl Chosen<'_, '_> {
     }
 
     /// Shows a made file, unless there is no place for it.
-    fn add_file(&mut self, path: &Path, content: Vec<u8>, because: Because) -> Result<()> {
+    pub(super) fn add_file(&mut self, path: &Path, content: Vec<u8>, because: Because) -> Result<()> {
         let Ok(spot) = self.view.resolve(path, false) else { return Ok(()) };
         if let Some(why) = self.refusal(&spot, TargetKind::File, true) {
             self.warnings.push(format!("{path:?} of the container is the image's: {why}"));
