@@ -20,8 +20,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::WaitPidFlag;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::PidfdFlags;
 
 use super::init::{self, Report};
 use crate::error::{Context, Error, Kind, Result};
@@ -55,6 +57,7 @@ pub fn enter(with_init: bool) -> Result<First> {
     } else {
         None
     };
+    let caller = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
     // From here on nothing is lost: what arrives waits for whoever reads it.
     let inherited = signals::hold_all();
     match process::fork().context(Kind::Host, trying)? {
@@ -62,6 +65,9 @@ pub fn enter(with_init: bool) -> Result<First> {
             if !with_init {
                 // An init learns from its connection that P is gone; a program has nothing to learn it from.
                 process::end_with_parent().context(Kind::Host, trying)?;
+                if caller.is_ok_and(|caller| has_ended(&caller)) {
+                    process::exit(255);
+                }
             }
             Ok(First { inherited, control: control.map(|(_, theirs)| theirs) })
         }
@@ -77,6 +83,12 @@ pub fn enter(with_init: bool) -> Result<First> {
             }
         }
     }
+}
+
+/// Whether a process has ended already. (Kernels before 5.3 cannot tell.)
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    rustix::event::poll(&mut ended, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
 struct Parent {
