@@ -423,7 +423,7 @@ fn prompt(request: &Request<'_>) -> Vec<u8> {
 }
 
 fn is_true(value: &OsStr) -> bool {
-    !matches!(value.as_bytes(), b"" | b"0" | b"false" | b"no" | b"off" | b"FALSE" | b"False")
+    !super::asked::is_off(value)
 }
 
 /// The container's files, as scripts see them.
