@@ -21,23 +21,40 @@ use std::path::Path;
 
 use crate::cli::{Cli, Global, Verb};
 use crate::error::{Context, Error, Result};
+use crate::host::FAMILIES;
 use crate::plan::Action;
+use crate::plan::asked::is_off;
 
 /// The status of a process that SIGPIPE killed: what a shell reports for any tool whose reader left.
 const READER_GONE: i32 = 128 + libc::SIGPIPE;
 
 /// Runs the command line `argv` and returns the exit status. Errors are printed here and nowhere else.
 pub fn main(argv: impl Iterator<Item = OsString>) -> i32 {
-    let cli = match Cli::of(&as_called(argv).collect::<Vec<_>>()) {
+    let mut cli = match Cli::of(&as_called(argv).collect::<Vec<_>>()) {
         Ok(cli) => cli,
         Err(error) => return print_clap(&error),
     };
+    heed_variables(&mut cli.global, &|name| std::env::var_os(name));
     match dispatch(&cli) {
         Ok(status) => status,
         Err(error) => {
             print_error(&error, &cli.global);
             error.exit_code()
         }
+    }
+}
+
+/// Adds what variables say about messages (`SKIFF_DEBUG` and its twins). A flag that does beats them.
+fn heed_variables(global: &mut Global, variable: &dyn Fn(&str) -> Option<OsString>) {
+    let on = |key| {
+        let values = FAMILIES.iter().map(|family| variable(&format!("{family}_{key}")));
+        values.flatten().find(|value| !value.is_empty()).is_some_and(|value| !is_off(&value))
+    };
+    global.no_color |= on("NOCOLOR");
+    if !global.silent() && global.detail() == 0 {
+        global.debug = on("DEBUG");
+        global.verbose = u8::from(on("VERBOSE"));
+        global.quiet = on("QUIET") || on("SILENT");
     }
 }
 
@@ -127,6 +144,28 @@ mod tests {
 
     fn called(words: &[&str]) -> Vec<String> {
         as_called(words.iter().map(OsString::from)).map(|w| w.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn variables_say_how_much_is_said_unless_a_flag_does() {
+        let heed = |global: Global, set: &[(&str, &str)]| {
+            let mut global = global;
+            heed_variables(&mut global, &|name| {
+                set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
+            });
+            (global.detail(), global.silent(), global.no_color)
+        };
+        let none = Global::default;
+        assert_eq!(heed(none(), &[]), (0, false, false));
+        assert_eq!(heed(none(), &[("SKIFF_DEBUG", "1")]), (2, false, false));
+        assert_eq!(heed(none(), &[("APPTAINER_VERBOSE", "yes")]), (1, false, false));
+        assert_eq!(heed(none(), &[("SINGULARITY_QUIET", "1"), ("SKIFF_NOCOLOR", "1")]), (0, true, true));
+        assert_eq!(heed(none(), &[("APPTAINER_SILENT", "1")]), (0, true, false));
+        assert_eq!(heed(none(), &[("SKIFF_DEBUG", "0"), ("APPTAINER_DEBUG", "1")]), (0, false, false));
+        let quiet = Global { quiet: true, ..none() };
+        assert_eq!(heed(quiet, &[("APPTAINER_DEBUG", "1")]), (0, true, false));
+        let verbose = Global { verbose: 1, ..none() };
+        assert_eq!(heed(verbose, &[("APPTAINER_QUIET", "1")]), (1, false, false));
     }
 
     #[test]
