@@ -11,6 +11,7 @@ use crate::image::Tree;
 use crate::image::tree::Directory;
 
 mod environment;
+mod golden;
 
 /// A host and an image, each a directory. Entries: `a/` a directory, `a -> b` a link, `a = text` a file,
 /// `a` an empty file.
@@ -23,6 +24,8 @@ struct World {
     action: Action,
     machine: Option<&'static str>,
     words: Vec<OsString>,
+    /// What becomes the root, unless the directory itself.
+    root: Option<Root>,
 }
 
 const HOST: &[&str] = &[
@@ -75,7 +78,7 @@ fn fill(directory: &Path, entries: &[&str]) {
 }
 
 fn world(host: &[&str], image: &[&str]) -> World {
-    let (host_files, image_files) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (host_files, image_files) = (place(), place());
     fill(host_files.path(), HOST);
     fill(host_files.path(), host);
     fill(image_files.path(), IMAGE);
@@ -91,7 +94,13 @@ fn world(host: &[&str], image: &[&str]) -> World {
         action: Action::Exec,
         machine: None,
         words: vec!["true".into()],
+        root: None,
     }
+}
+
+/// A directory in memory, where there is one: an overlay can be on that whatever the tests themselves are on.
+fn place() -> TempDir {
+    tempfile::Builder::new().tempdir_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
 impl World {
@@ -101,7 +110,7 @@ impl World {
             flags: &self.flags,
             words: &self.words,
             image: Path::new("/images/a.sif"),
-            root: Root::Directory(HostPath("/images/a.sif".into())),
+            root: self.root.clone().unwrap_or(Root::Directory(HostPath("/images/a.sif".into()))),
             machine: self.machine,
         };
         let tree = Tree::Directory(Directory::open(self.image_files.path()).unwrap());
