@@ -5,6 +5,7 @@ mod build;
 mod compatibility;
 mod demo;
 mod exec;
+mod flags;
 mod harness;
 mod hosts;
 mod layering;
