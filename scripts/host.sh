@@ -72,7 +72,7 @@ packages() {
       case $group in
         build) list+=(gcc libc6-dev make pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
-        test) list+=(g++ libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd python3) ;;
+        test) list+=(g++ libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd python3 bubblewrap) ;;
       esac
     done
     for name in "${list[@]}"; do
@@ -90,7 +90,7 @@ packages() {
       case $group in
         build) list+=(gcc glibc-devel make pkgconf-pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-keyring shadow-utils util-linux python3) ;;
-        test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static python3) ;;
+        test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static python3 bubblewrap) ;;
       esac
     done
     for name in "${list[@]}"; do

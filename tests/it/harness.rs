@@ -78,6 +78,8 @@ pub enum Need {
     Busybox,
     /// The Debian root file system that `scripts/trees demo` makes.
     Debian,
+    /// bubblewrap, another maker of containers.
+    Bubblewrap,
 }
 
 impl Need {
@@ -88,6 +90,7 @@ impl Need {
             Self::Root => "root",
             Self::Busybox => "busybox",
             Self::Debian => "debian",
+            Self::Bubblewrap => "bubblewrap",
         }
     }
 
@@ -111,6 +114,12 @@ impl Need {
             Self::Debian => {
                 let there = debian_tree().join("usr/bin/gcc").exists();
                 there.then_some(()).ok_or_else(|| "no Debian tree: run 'scripts/trees demo'".into())
+            }
+            Self::Bubblewrap => {
+                let trial = ["--dev-bind", "/", "/", "--unshare-user", "true"];
+                let status = as_user(Command::new("bwrap").args(trial), user()).status();
+                let able = status.map_err(|e| format!("cannot run bwrap: {e}"))?.success();
+                able.then_some(()).ok_or_else(|| "bwrap cannot make a user namespace".into())
             }
         }
     }

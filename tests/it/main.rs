@@ -10,6 +10,7 @@ mod harness;
 mod hosts;
 mod layering;
 mod pack;
+mod process;
 mod reader;
 mod serve;
 mod sif;
