@@ -421,14 +421,12 @@ fn a_missing_source_is_an_error_that_names_it() {
 
 #[test]
 fn a_target_that_cannot_be_made_is_an_error_that_says_why() {
-    let below = world(&["a/"], &[]).bind(&["/a:/tmp/new"]);
-    let error = below.plan().unwrap_err();
+    let below = world(&["a/"], &[]).bind(&["/a:/sys/new"]);
     assert_eq!(
-        error.to_string(),
-        "cannot mount on \"/tmp/new\" in the container: it is below the mount \"/tmp\", and the host has no \
-         \"/tmp/new\" (--bind /a:/tmp/new)"
+        below.error(),
+        "cannot mount on \"/sys/new\" in the container: it is below the mount \"/sys\", and the host has no \
+         \"/sys/new\" (--bind /a:/sys/new)"
     );
-    assert_eq!(error.hint.as_deref(), Some("make \"/tmp/new\" on the host first"));
     let there = world(&["a/", "tmp/new/"], &[]).bind(&["/a:/tmp/new"]);
     assert_eq!(there.mounts(), ["/home/ada", "/tmp/new < /a"]);
     let file = world(&["a/"], &["etc/motd"]).bind(&["/a:/etc/motd"]);
@@ -440,6 +438,30 @@ fn a_target_that_cannot_be_made_is_an_error_that_says_why() {
     assert_eq!(inside.error(), "cannot use \"/etc/motd/x\" in the container: \"/etc/motd\" is a file there");
     let root = world(&["a/"], &[]).bind(&["/a:/"]);
     assert!(root.error().ends_with("it is the container's root (--bind /a:/)"), "{}", root.error());
+}
+
+#[test]
+fn a_mount_point_missing_below_a_directory_of_the_host_is_made_there_with_its_parents() {
+    let made = |world: &World| {
+        let text =
+            |entry: &HostEntry| format!("{:o} {:?} {}", entry.mode, entry.kind, entry.path.0.display());
+        world.plan().unwrap().make.iter().map(text).collect::<Vec<_>>()
+    };
+    let world =
+        world(&["a/", "b"], &[]).bind(&["/a:/tmp/x/new", "/b:/tmp/x/file", "/a:/data", "/a:/data/sub"]);
+    assert_eq!(
+        world.mounts(),
+        ["/home/ada", "/data < /a", "/data/sub < /a", "/tmp/x/new < /a", "/tmp/x/file < /b"]
+    );
+    let expected =
+        ["755 Directory /a/sub", "755 Directory /tmp/x", "755 Directory /tmp/x/new", "644 File /tmp/x/file"];
+    assert_eq!(made(&world), expected);
+    // What is there is used, be it by another name.
+    let there = self::world(&["a/sub/", "link -> a"], &[]).bind(&["/link:/data", "/a:/data/sub"]);
+    assert_eq!(made(&there), [""; 0]);
+    // A file is none that could have something below it.
+    let file = self::world(&["a/", "tmp/file"], &[]).bind(&["/a:/tmp/file/x"]);
+    assert_eq!(file.error(), "cannot use \"/tmp/file/x\" in the container: \"/tmp/file\" is a file there");
 }
 
 #[test]

@@ -89,8 +89,39 @@ fn binds_into_binds_work_in_any_order_and_the_last_of_a_target_wins() {
     }
     let printed = inside(&place, &["-B", "inner:/x", "-B", "other:/x"], "ls /x");
     assert_eq!(printed, "other\n");
-    let error = refused(&place, &["-B", "inner:/x,other:/x/none"]);
-    assert!(error.contains("\nhint: make ") && error.contains("inner/none"), "{error}");
+}
+
+#[test]
+fn a_mount_point_missing_below_a_directory_of_the_host_is_made_there() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("flags-bind-made");
+    place.busybox_image();
+    directory(&place, "in", "file", "text\n");
+    for who in Who::all() {
+        let deep = place.work(format!("{who:?}/deep"));
+        let name = deep.to_str().expect("text");
+        let flags = ["-B", &format!("in:{name}/dir,in/file:{name}/file:ro"), "-S", &format!("{name}/fast")];
+        let script = format!("cd {name}; cat dir/file file; ls -A fast; echo >fast/new; ls");
+        assert_eq!(who.run(&place, &flags, &script).ok(), "text\ntext\ndir\nfast\nfile\n", "{who:?}");
+        // On the host they are empty, and the caller's.
+        let left: Vec<_> =
+            ["dir", "fast", "file"].map(|name| fs::metadata(deep.join(name)).expect("made")).into();
+        assert!(left[0].is_dir() && left[1].is_dir() && left[2].len() == 0, "{who:?}");
+        let owner = if who == Who::Root { 0 } else { user().uid };
+        assert!(left.iter().all(|made| made.uid() == owner), "{who:?}");
+        assert_eq!(fs::read_dir(deep.join("dir")).expect("a directory").count(), 0, "{who:?}");
+        // A second time they are there.
+        who.run(&place, &flags, &script).ok();
+    }
+    // Where the caller may not, it is said.
+    if user().uid != 0 {
+        let error = refused(&place, &["-B", "/etc:/x,in:/x/none"]);
+        assert!(error.contains("cannot make the directory \"/etc/none\" on the host"), "{error}");
+        assert!(error.contains("permission denied"), "{error}");
+    }
+    assert!(refused(&place, &["-B", "in:/proc/none"]).contains("it is below the mount"));
 }
 
 #[test]
