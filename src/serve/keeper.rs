@@ -12,6 +12,7 @@
 //! ```
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -296,10 +297,15 @@ impl Keeper {
     fn close(&mut self) {
         let Door::Open(mut open) = std::mem::replace(&mut self.door, Door::Closed) else { return };
         // Whoever holds the lock is about to connect to us; waiting for it here could wait for each other.
-        let Ok(lock) = open.place.try_lock() else {
-            open.retry_at = Some(Instant::now() + Duration::from_millis(5));
-            self.door = Door::Open(open);
-            return;
+        let lock = match open.place.try_lock() {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                open.retry_at = Some(Instant::now() + Duration::from_millis(5));
+                self.door = Door::Open(open);
+                return;
+            }
+            // The directory was removed, as those of a session and of a job are: nobody finds us by it any more.
+            Err(_) => return,
         };
         if open.accept() {
             self.door = Door::Open(open);

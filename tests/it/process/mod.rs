@@ -309,6 +309,22 @@ fn signals_that_the_caller_ignores_stay_ignored() {
 }
 
 #[test]
+fn a_server_ends_although_the_directory_where_it_is_met_was_removed() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("process-removed-directory");
+    place.busybox_image();
+    let mut command = command(&place, &[], "true");
+    finish(command.env("SKIFF_LINGER", "500")).ok();
+    // As logind does with a session's directory, and a batch system with a job's.
+    fs::remove_dir_all(place.runtime().join("skiff")).expect("the server is met there");
+    for (pid, line) in place.processes() {
+        assert!(wait_for_exit(pid, Duration::from_secs(20)), "{line} stays");
+    }
+}
+
+#[test]
 fn a_thousand_runs_and_sixty_four_at_once_leave_nothing() {
     if !able(&NEEDS) {
         return;
