@@ -3,7 +3,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
+
+/// A path that may be empty, as in `--workdir "$DIR"`: then it counts as not given.
+pub fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
 
 /// Mounts, home, overlays.
 #[derive(Debug, Clone, Default, Args)]
@@ -19,7 +25,7 @@ pub struct FileFlags {
     #[arg(long)]
     pub no_home: bool,
     /// Leave these mounts out: proc, sys, dev, devpts, home, tmp, cwd, bind-paths, or a path in the container
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = path_or_nothing())]
     pub no_mount: Vec<PathBuf>,
     /// Few devices, empty /tmp, /var/tmp and home, not the working directory
     #[arg(short = 'c', long)]
@@ -28,10 +34,10 @@ pub struct FileFlags {
     #[arg(short = 'C', long)]
     pub containall: bool,
     /// Keep what --contain and --scratch make empty in this directory of the host instead of in memory
-    #[arg(short = 'W', long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(short = 'W', long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = path_or_nothing())]
     pub workdir: Option<PathBuf>,
     /// An empty directory that can be written, gone at the end unless --workdir keeps it
-    #[arg(short = 'S', long, value_name = "DIR", value_delimiter = ',')]
+    #[arg(short = 'S', long, value_name = "DIR", value_delimiter = ',', value_parser = path_or_nothing())]
     pub scratch: Vec<PathBuf>,
     /// Let the whole image be written, in memory: what is written is gone at the end
     #[arg(long)]

@@ -85,6 +85,9 @@ pub struct Global {
     /// Say nothing but errors
     #[arg(short, long, global = true, alias = "silent", display_order = 901)]
     pub quiet: bool,
+    /// As --quiet, before the verb: there Apptainer has this short form, and after it verbs have others
+    #[arg(short = 's', hide = true)]
+    pub only_errors: bool,
     /// As -vv
     #[arg(short, long, global = true, hide_short_help = true, display_order = 902)]
     pub debug: bool,
@@ -128,7 +131,7 @@ impl Global {
 
     /// Whether warnings and progress are unwanted. `--verbose` beats `--quiet`, wherever they stand.
     pub fn silent(&self) -> bool {
-        self.quiet && self.detail() == 0
+        (self.quiet || self.only_errors) && self.detail() == 0
     }
 }
 

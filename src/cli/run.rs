@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::Resettable;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 
-use super::files::FileFlags;
+use super::files::{FileFlags, path_or_nothing};
 use super::namespaces::NamespaceFlags;
 use super::other::OtherFlags;
 
@@ -144,7 +144,14 @@ pub struct ContainerFlags {
     )]
     pub bind: Vec<OsString>,
     /// Start in this directory of the container
-    #[arg(long, alias = "pwd", value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
+    #[arg(
+        long,
+        alias = "pwd",
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath,
+        value_parser = path_or_nothing(),
+        help_heading = "Files"
+    )]
     pub cwd: Option<PathBuf>,
     /// Mounts, home, overlays.
     #[command(flatten)]

@@ -22,7 +22,7 @@ use rustix::mount::MountFlags;
 
 use super::namespaces::Unmounted;
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Held, HeldKind, HostDirectory, Mount, MountKind, MountPoint, RunPlan, TargetKind, Writes};
+use crate::plan::{Held, HeldKind, HostEntry, Mount, MountKind, MountPoint, RunPlan, TargetKind, Writes};
 use crate::sys::compat;
 use crate::sys::mount::{self, Extent, Limits, Taken};
 
@@ -45,7 +45,7 @@ const CHANGES: &str = "changes";
 
 /// Builds the root and makes it the root directory of this process.
 pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
-    make_host_directories(&plan.make)?;
+    make_on_host(&plan.make)?;
     let sources = take_sources(&plan.mounts)?;
     let layers = take_layers(plan)?;
     let lower = match lower {
@@ -84,12 +84,16 @@ pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
         .context(Kind::Host, || "cannot make the image the root directory".into())
 }
 
-fn make_host_directories(directories: &[HostDirectory]) -> Result<()> {
-    for directory in directories {
-        match rustix::fs::mkdir(&directory.path.0, Mode::from(directory.mode)) {
+fn make_on_host(entries: &[HostEntry]) -> Result<()> {
+    for HostEntry { path, kind, mode } in entries {
+        let (what, made) = match kind {
+            TargetKind::Directory => ("directory", rustix::fs::mkdir(&path.0, Mode::from(*mode))),
+            TargetKind::File => ("file", make_empty_file(CWD, &path.0, Mode::from(*mode))),
+        };
+        match made {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => {
-                return Err(error).tried(|| format!("cannot make the directory {:?}", directory.path.0));
+                return Err(error).tried(|| format!("cannot make the {what} {:?} on the host", path.0));
             }
         }
     }
@@ -237,7 +241,7 @@ fn make_mount_points(below: &OwnedFd, points: &[MountPoint]) -> Result<()> {
     Ok(())
 }
 
-fn make_empty_file(below: &OwnedFd, path: &Path, mode: Mode) -> rustix::io::Result<()> {
+fn make_empty_file(below: impl AsFd, path: &Path, mode: Mode) -> rustix::io::Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     rustix::fs::openat(below, path, flags, mode).map(drop)
 }

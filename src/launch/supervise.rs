@@ -20,8 +20,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::WaitPidFlag;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::PidfdFlags;
 
 use super::init::{self, Report};
 use crate::error::{Context, Error, Kind, Result};
@@ -55,10 +57,20 @@ pub fn enter(with_init: bool) -> Result<First> {
     } else {
         None
     };
+    let caller = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
     // From here on nothing is lost: what arrives waits for whoever reads it.
     let inherited = signals::hold_all();
     match process::fork().context(Kind::Host, trying)? {
-        Fork::Child => Ok(First { inherited, control: control.map(|(_, theirs)| theirs) }),
+        Fork::Child => {
+            if !with_init {
+                // An init learns from its connection that P is gone; a program has nothing to learn it from.
+                process::end_with_parent().context(Kind::Host, trying)?;
+                if caller.is_ok_and(|caller| has_ended(&caller)) {
+                    process::exit(255);
+                }
+            }
+            Ok(First { inherited, control: control.map(|(_, theirs)| theirs) })
+        }
         Fork::Parent(child) => {
             let ours = control.map(|(ours, _theirs)| ours);
             match Parent::new(child, ours).and_then(|mut parent| parent.wait()) {
@@ -73,6 +85,12 @@ pub fn enter(with_init: bool) -> Result<First> {
     }
 }
 
+/// Whether a process has ended already. (Kernels before 5.3 cannot tell.)
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    rustix::event::poll(&mut ended, Some(&Timespec::default())).is_ok_and(|count| count > 0)
+}
+
 struct Parent {
     child: libc::pid_t,
     control: Option<OwnedFd>,
@@ -83,6 +101,10 @@ struct Parent {
     terminal: Option<OwnedFd>,
     /// The program runs: signals of the terminal reach it.
     started: bool,
+    /// Questions to init that are not answered yet.
+    asked: u32,
+    /// How often the program was stopped, as far as a byte tells.
+    stops: u8,
     /// How the program ended.
     ended: Option<Ended>,
     /// A signal that was carried out in place of the kernel, which spares process 1.
@@ -94,11 +116,24 @@ impl Parent {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let facts = rustix::fs::open(format!("/proc/{child}"), flags, Mode::empty()).ok();
         let terminal = File::open("/dev/tty").ok().map(OwnedFd::from);
-        let own = rustix::process::getpgrp();
-        let terminal = terminal.filter(|tty| rustix::termios::tcgetpgrp(tty).is_ok_and(|group| group == own));
+        // A group that has no number here (a caller in an outer process namespace) is 0, and not ours to set.
+        let own = nix::unistd::getpgrp();
+        let ours = |tty: &OwnedFd| own.as_raw() > 0 && nix::unistd::tcgetpgrp(tty) == Ok(own);
+        let terminal = terminal.filter(ours);
         let started = control.is_none();
         let watch = Watch::new()?;
-        let parent = Self { child, control, watch, facts, terminal, started, ended: None, carried_out: None };
+        let parent = Self {
+            child,
+            control,
+            watch,
+            facts,
+            terminal,
+            started,
+            asked: 0,
+            stops: 0,
+            ended: None,
+            carried_out: None,
+        };
         let kept = [parent.control.as_ref(), parent.facts.as_ref(), parent.terminal.as_ref()];
         let kept: Vec<_> =
             kept.into_iter().flatten().map(AsFd::as_fd).chain([parent.watch.as_fd()]).collect();
@@ -127,7 +162,19 @@ impl Parent {
         let Some(control) = &self.control else { return };
         match init::receive(control) {
             Some(Report::Started) => self.started = true,
-            Some(Report::Stopped(signal)) => signals::stop_self(signal),
+            // It may have been continued since, with us: a report that waited while we were stopped is old. So what is
+            // it now? The answer to the last question counts.
+            Some(Report::Stopped(_)) => {
+                init::ask(control);
+                self.asked += 1;
+                self.stops = self.stops.wrapping_add(1);
+            }
+            Some(Report::Now(signal)) => {
+                self.asked -= 1;
+                if self.asked == 0 && signal != 0 {
+                    signals::stop_self(signal);
+                }
+            }
             Some(Report::Ended(ended)) => self.ended = Some(ended),
             // It is ending; its end is told by SIGCHLD.
             None => self.control = None,
@@ -153,7 +200,7 @@ impl Parent {
 
     fn forward(&self, signal: i32) {
         if let Some(control) = &self.control {
-            init::send_signal(control, signal);
+            init::send_signal(control, signal, self.stops);
         }
     }
 
@@ -189,7 +236,7 @@ impl Parent {
     fn look_at_child(&mut self) -> io::Result<()> {
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         match process::look_at(self.child, flags)? {
-            None => Ok(()),
+            None | Some(process::Change::Continued) => Ok(()),
             Some(process::Change::Stopped(signal)) => {
                 signals::stop_self(self.carried_out.take().unwrap_or(signal));
                 Ok(())
@@ -211,7 +258,7 @@ impl Parent {
         if let Some(terminal) = &self.terminal {
             // A shell in the container made itself the foreground; it could not give that back, since our process
             // group has no number in there. SIGTTOU is blocked.
-            let _ = rustix::termios::tcsetpgrp(terminal, rustix::process::getpgrp());
+            let _ = nix::unistd::tcsetpgrp(terminal, nix::unistd::getpgrp());
         }
         match ended {
             Ended::Exited(status) => process::exit(status),

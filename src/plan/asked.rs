@@ -128,7 +128,7 @@ pub fn fakeroot(flags: &ContainerFlags, host: &Host) -> Option<Because> {
     switch(host, flags.namespaces.fakeroot, "--fakeroot", &["FAKEROOT"])
 }
 
-/// Whether a switch is on, by its flag or by a variable that is not one of `0`, `false`, `no`, `off`.
+/// Whether a switch is on, by its flag or by a variable that does not say no.
 pub fn switch(host: &Host, given: bool, name: &str, keys: &[&str]) -> Option<Because> {
     if given {
         return Some(Because::Flag(name.to_owned()));
@@ -137,14 +137,14 @@ pub fn switch(host: &Host, given: bool, name: &str, keys: &[&str]) -> Option<Bec
     is_on(value).then_some(Because::Variable(variable))
 }
 
+/// A word: that of the flag, or else of the variable. An empty one is none: scripts write `--workdir "$DIR"`.
 fn text(
     host: &Host,
     given: Option<impl AsRef<OsStr>>,
     name: &str,
     keys: &[&str],
 ) -> Option<(OsString, Because)> {
-    if let Some(given) = given {
-        let given = given.as_ref().to_owned();
+    if let Some(given) = given.map(|given| given.as_ref().to_owned()).filter(|given| !given.is_empty()) {
         let flag = format!("{name} {}", given.to_string_lossy());
         return Some((given, Because::Flag(flag)));
     }

@@ -6,11 +6,11 @@
 //! /tmp /var/tmp home and --scratch    memory, or WORKDIR/{tmp,var_tmp,home,scratch/...}
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::mounts::Chosen;
-use super::target::From;
-use super::{Because, Held, HeldKind, HostDirectory, HostPath, MountKind};
+use super::mounts::{Chosen, is_virtual};
+use super::target::{From, NEW_DIRECTORY, NEW_FILE, Spot};
+use super::{Because, Held, HeldKind, HostEntry, HostPath, MountKind, TargetKind};
 use crate::error::Result;
 
 /// The devices of the host that a contained program sees.
@@ -83,13 +83,35 @@ impl Chosen<'_, '_> {
             path.push(part);
             // What is only on the way is the caller's alone.
             let mode = if parts.peek().is_some() { 0o700 } else { mode };
-            self.view.made.insert(path.clone());
-            let directory = HostDirectory { path: HostPath(path.clone()), mode };
-            if !self.make.iter().any(|made| made.path == directory.path) {
-                self.make.push(directory);
-            }
+            self.make(&path, TargetKind::Directory, mode);
         }
         Ok(HostPath(path))
+    }
+
+    /// Notes that something is to be made on the host.
+    fn make(&mut self, path: &Path, kind: TargetKind, mode: u32) {
+        if self.view.made.insert(path.to_owned(), kind).is_none() {
+            self.make.push(HostEntry { path: HostPath(path.to_owned()), kind, mode });
+        }
+    }
+
+    /// A mount point that is missing below a mount of the host's is made there, as Apptainer does; and its parents.
+    /// The kernel's own trees get none.
+    pub(super) fn made_on_host(&mut self, spot: Spot, kind: TargetKind) -> Spot {
+        let (From::Mount(_, Some(shown)), None) = (&spot.from, spot.kind) else { return spot };
+        if is_virtual(shown) {
+            return spot;
+        }
+        let there = |path: &Path| self.view.made.contains_key(path) || self.host.look(path).is_ok();
+        let parents = shown.ancestors().skip(1).take_while(|path| !there(path));
+        let parents: Vec<PathBuf> = parents.map(Path::to_owned).collect();
+        let shown = shown.clone();
+        for parent in parents.iter().rev() {
+            self.make(parent, TargetKind::Directory, NEW_DIRECTORY);
+        }
+        let mode = if kind == TargetKind::Directory { NEW_DIRECTORY } else { NEW_FILE };
+        self.make(&shown, kind, mode);
+        Spot { kind: Some(kind), ..spot }
     }
 
     /// Mounts something new where the container has nothing of the host's.
@@ -101,6 +123,7 @@ impl Chosen<'_, '_> {
     ) -> Result<()> {
         let target = target.as_ref();
         let spot = self.view.resolve(target, true)?;
+        let spot = self.made_on_host(spot, self.view.kind_of(&what));
         // Two names of one place (an image whose /var/tmp is a link to /tmp): the first stands.
         if matches!(spot.from, From::Mount(..))
             && self.view.mounts.iter().any(|mount| mount.target.0 == spot.path)

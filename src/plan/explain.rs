@@ -13,7 +13,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Because, IdMap, MountKind, Root, RunPlan, TargetKind};
+use super::namespaces::capability_name;
+use super::{Because, IdMap, MountKind, Namespaces, Process, Processes, Root, RunPlan, TargetKind, Writes};
 
 /// The plan as a person reads it.
 pub fn explain(plan: &RunPlan) -> String {
@@ -28,17 +29,24 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
         Root::Image { path, offset, length } => {
             writeln!(
                 out,
-                "image    {} ({length} bytes of SquashFS at {offset}), read-only",
-                path.0.display()
+                "image    {} ({length} bytes of SquashFS at {offset}), {}",
+                path.0.display(),
+                written(&plan.writes)
             )?;
         }
-        Root::Directory(path) => writeln!(out, "image    {} (a directory), read-only", path.0.display())?,
+        Root::Directory(path) => {
+            writeln!(out, "image    {} (a directory), {}", path.0.display(), written(&plan.writes))?;
+        }
+    }
+    for layer in &plan.layers {
+        writeln!(out, "         under {}", layer.0.display())?;
     }
     match plan.ids {
         IdMap::Caller { uid, gid } => writeln!(out, "ids      uid {uid} and gid {gid}, each to itself")?,
         IdMap::Root { uid, gid } => writeln!(out, "ids      uid {uid} and gid {gid} to 0")?,
         IdMap::Whole => writeln!(out, "ids      all, each to itself")?,
     }
+    write_own(out, plan)?;
     writeln!(
         out,
         "program  {}",
@@ -54,13 +62,18 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
         plan.serve.rendezvous.iter().map(|path| path.0.display().to_string()).collect();
     writeln!(out, "         found through {}", sockets.join(", else "))?;
     write_mounts(out, plan)?;
+    if !plan.make.is_empty() {
+        writeln!(out, "made on the host, where missing")?;
+    }
+    for entry in &plan.make {
+        writeln!(out, "  {:04o} {:<9} {}", entry.mode, kind_name(entry.kind), entry.path.0.display())?;
+    }
     if !plan.mount_points.is_empty() {
         let over: Vec<String> = plan.overlays.iter().map(|path| path.0.display().to_string()).collect();
         writeln!(out, "made for them, over the image's {}", over.join(", "))?;
     }
     for point in &plan.mount_points {
-        let kind = if point.kind == TargetKind::Directory { "directory" } else { "file" };
-        writeln!(out, "  {:04o} {kind:<9} {}", point.mode, point.path.0.display())?;
+        writeln!(out, "  {:04o} {:<9} {}", point.mode, kind_name(point.kind), point.path.0.display())?;
     }
     writeln!(out, "environment")?;
     for (name, value) in &plan.process.env {
@@ -68,6 +81,45 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
     }
     for warning in &plan.warnings {
         writeln!(out, "warning: {warning}")?;
+    }
+    Ok(())
+}
+
+fn kind_name(kind: TargetKind) -> &'static str {
+    if kind == TargetKind::Directory { "directory" } else { "file" }
+}
+
+fn written(writes: &Writes) -> String {
+    match writes {
+        Writes::Nowhere => "read-only".to_owned(),
+        Writes::Memory => "written in memory".to_owned(),
+        Writes::Directory(path) => format!("written in {}", path.0.join("upper").display()),
+        Writes::Sandbox => "written itself".to_owned(),
+    }
+}
+
+/// What the container has of its own, and what the program may do, where that is not the usual.
+fn write_own(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
+    let Namespaces { processes, ipc, uts, hostname, network } = &plan.namespaces;
+    let processes = match processes {
+        Processes::Callers => None,
+        Processes::OwnWithInit => Some("processes, with an init".to_owned()),
+        Processes::Own => Some("processes, the program is the first".to_owned()),
+    };
+    let name = hostname.as_ref().map_or("host name".to_owned(), |name| format!("host name {name}"));
+    let rest = [(*ipc, "IPC".to_owned()), (*uts, name), (*network, "network".to_owned())];
+    for own in processes.into_iter().chain(rest.into_iter().filter_map(|(has, what)| has.then_some(what))) {
+        writeln!(out, "own      {own}")?;
+    }
+    let Process { umask, capabilities, .. } = &plan.process;
+    if let Some(umask) = umask {
+        writeln!(out, "mask     {umask:04o}")?;
+    }
+    for (what, numbers) in [("has", &capabilities.add), ("lacks", &capabilities.drop)] {
+        let names: Vec<String> = numbers.iter().map(|number| capability_name(*number)).collect();
+        if !names.is_empty() {
+            writeln!(out, "caps     {what} {}", names.join(", "))?;
+        }
     }
     Ok(())
 }

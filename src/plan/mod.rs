@@ -15,6 +15,7 @@ pub mod explain;
 pub mod home;
 pub mod ids;
 pub mod mounts;
+mod names;
 pub mod namespaces;
 pub mod overlay;
 pub mod process;
@@ -58,8 +59,8 @@ pub struct RunPlan {
     pub ids: IdMap,
     /// What else the container has of its own.
     pub namespaces: Namespaces,
-    /// Directories to make on the host, if they are not there, parents first.
-    pub make: Vec<HostDirectory>,
+    /// Directories and empty files to make on the host, if they are not there, parents first.
+    pub make: Vec<HostEntry>,
     /// Empty mount points that the image lacks, parents first.
     pub mount_points: Vec<MountPoint>,
     /// The directories of the image that the mount points are laid over, each by an overlay of its own; none is
@@ -166,11 +167,13 @@ pub struct Capabilities {
     pub drop: Vec<u8>,
 }
 
-/// A directory to make on the host.
+/// A directory or an empty file to make on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HostDirectory {
+pub struct HostEntry {
     /// Where.
     pub path: HostPath,
+    /// File or directory.
+    pub kind: TargetKind,
     /// Permission bits, if it is made.
     pub mode: u32,
 }

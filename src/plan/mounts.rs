@@ -22,8 +22,7 @@ use super::namespaces;
 use super::overlay::Layers;
 use super::target::{From, Spot, View, refused, tidy};
 use super::{
-    Because, ContainerPath, HostDirectory, HostPath, Mount, MountKind, MountPoint, Request, TargetKind,
-    Writes,
+    Because, ContainerPath, HostEntry, HostPath, Mount, MountKind, MountPoint, Request, TargetKind, Writes,
 };
 use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result};
@@ -141,7 +140,7 @@ pub struct Mounts {
     /// The directories of the image that those are laid over.
     pub overlays: Vec<ContainerPath>,
     /// Directories to make on the host.
-    pub make: Vec<HostDirectory>,
+    pub make: Vec<HostEntry>,
     /// Targets of the binds that the caller asked for, for nested calls.
     pub asked: Vec<PathBuf>,
     /// What the caller should know.
@@ -189,6 +188,7 @@ pub fn plan_mounts(
     for default in DEFAULT_MOUNTS {
         chosen.add_default(default)?;
     }
+    chosen.add_hostname()?;
     chosen.add_message_queues()?;
     chosen.add_scratch()?;
     let binds = requested_binds(request, host, config)?;
@@ -282,7 +282,7 @@ pub(super) struct Chosen<'v, 'a> {
     /// Targets that replace what the image has.
     covered: Vec<PathBuf>,
     /// Directories to make on the host.
-    pub(super) make: Vec<HostDirectory>,
+    pub(super) make: Vec<HostEntry>,
     warnings: Vec<String>,
 }
 
@@ -342,10 +342,7 @@ impl Chosen<'_, '_> {
             }
         }
         match (default.name, &self.asked.dns, self.asked.pid.clone()) {
-            ("resolv.conf", Some((servers, because)), _) => {
-                let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
-                self.add_file(&target, lines.into_bytes(), because.clone())
-            }
+            ("resolv.conf", Some((servers, because)), _) => self.add_name_servers(servers, because),
             ("proc", _, Some(because)) if !namespaces::processes_are_masked(self.host) => {
                 self.add_new(&target, MountKind::Kernel { file_system: "proc", options: "" }, &because)
             }
@@ -383,7 +380,8 @@ impl Chosen<'_, '_> {
                 )));
             }
             Err(error) => {
-                return Err(error).context(Kind::Host, || format!("cannot mount the host's {source:?}"));
+                let tried = || format!("cannot mount the host's {source:?} ({})", because.origin());
+                return Err(error).context(Kind::Host, tried);
             }
         };
         let spot = match self.view.resolve(&target, !default.replace) {
@@ -401,6 +399,7 @@ impl Chosen<'_, '_> {
             return Ok(());
         }
         let kind = if seen.directory { TargetKind::Directory } else { TargetKind::File };
+        let spot = if default.optional { spot } else { self.made_on_host(spot, kind) };
         if let Some(why) = self.refusal(&spot, kind, default.replace) {
             if default.optional {
                 self.warnings.push(format!("{} {target:?} is not in the container: {why}", default.reason));
@@ -469,7 +468,7 @@ impl Chosen<'_, '_> {
     }
 
     /// Shows a made file, unless there is no place for it.
-    fn add_file(&mut self, path: &Path, content: Vec<u8>, because: Because) -> Result<()> {
+    pub(super) fn add_file(&mut self, path: &Path, content: Vec<u8>, because: Because) -> Result<()> {
         let Ok(spot) = self.view.resolve(path, false) else { return Ok(()) };
         if let Some(why) = self.refusal(&spot, TargetKind::File, true) {
             self.warnings.push(format!("{path:?} of the container is the image's: {why}"));
@@ -564,14 +563,9 @@ impl Chosen<'_, '_> {
         };
         let spot = self.view.resolve(target, true)?;
         let kind = if seen.directory { TargetKind::Directory } else { TargetKind::File };
+        let spot = self.made_on_host(spot, kind);
         if let Some(why) = self.refusal(&spot, kind, false) {
-            let error = refused(target, &spot, &format!("{why} ({})", because.origin()));
-            return Err(match (&spot.from, spot.kind) {
-                (From::Mount(_, Some(shown)), None) => {
-                    error.hint(format!("make {shown:?} on the host first"))
-                }
-                _ => error,
-            });
+            return Err(refused(target, &spot, &format!("{why} ({})", because.origin())));
         }
         let what = MountKind::Bind { source: HostPath(source.clone()), read_only: *read_only };
         self.push(what, spot, because.clone(), false);
@@ -585,6 +579,10 @@ fn tidy_if_absolute(path: &Path) -> PathBuf {
 
 /// Whether a mount at this path would hide the system of the image.
 pub fn covers_system(path: &Path) -> bool {
-    SYSTEM_DIRECTORIES.iter().any(|system| path == Path::new(system))
-        || VIRTUAL_TREES.iter().any(|tree| path.starts_with(tree))
+    SYSTEM_DIRECTORIES.iter().any(|system| path == Path::new(system)) || is_virtual(path)
+}
+
+/// Whether a path is in one of the kernel's own trees.
+pub fn is_virtual(path: &Path) -> bool {
+    VIRTUAL_TREES.iter().any(|tree| path.starts_with(tree))
 }

@@ -137,6 +137,14 @@ pub fn plan_capabilities(asked: &Asked, ids: &IdMap) -> Result<Capabilities> {
     Ok(Capabilities { add, drop })
 }
 
+/// What a capability is called.
+pub fn capability_name(number: u8) -> String {
+    match CAPABILITIES.get(usize::from(number)) {
+        Some(name) => format!("CAP_{}", name.to_ascii_uppercase()),
+        None => number.to_string(),
+    }
+}
+
 fn numbers(names: &[String], because: &Because) -> Result<Vec<u8>> {
     let mut numbers = Vec::new();
     for name in names {

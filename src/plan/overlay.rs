@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::asked::{Asked, host_path};
-use super::{Because, HostDirectory, HostPath, Request, Root, Writes};
+use super::{Because, HostEntry, HostPath, Request, Root, TargetKind, Writes};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 
@@ -41,7 +41,7 @@ pub struct Layers {
     /// Directories laid over the image, the topmost first.
     pub layers: Vec<HostPath>,
     /// Directories to make on the host.
-    pub make: Vec<HostDirectory>,
+    pub make: Vec<HostEntry>,
 }
 
 /// Decides it.
@@ -80,7 +80,7 @@ pub fn plan_layers(asked: &Asked, request: &Request<'_>, host: &Host) -> Result<
             }
             layers.layers.insert(0, HostPath(upper));
         } else {
-            let made = |path| HostDirectory { path: HostPath(path), mode: 0o755 };
+            let made = |path| HostEntry { path: HostPath(path), kind: TargetKind::Directory, mode: 0o755 };
             layers.make.extend([made(upper), made(directory.join("work"))]);
             write(Writes::Directory(HostPath(directory)), because)?;
         }

@@ -234,7 +234,7 @@ pub fn working_directories(
 }
 
 fn asked_cwd(request: &Request<'_>, host: &Host) -> Option<(PathBuf, String)> {
-    if let Some(cwd) = &request.flags.cwd {
+    if let Some(cwd) = request.flags.cwd.as_ref().filter(|cwd| !cwd.as_os_str().is_empty()) {
         return Some((cwd.clone(), "--cwd".to_owned()));
     }
     ["CWD", "TARGET_CWD", "PWD", "TARGET_PWD"].into_iter().find_map(|key| {

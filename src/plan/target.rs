@@ -26,9 +26,9 @@ use crate::image::squashfs::FileKind;
 /// As many symbolic links as the kernel follows in one path.
 const MAX_LINKS: usize = 40;
 /// The mode of a directory that skiff makes.
-const NEW_DIRECTORY: u32 = 0o755;
+pub const NEW_DIRECTORY: u32 = 0o755;
 /// The mode of a file that skiff makes.
-const NEW_FILE: u32 = 0o644;
+pub const NEW_FILE: u32 = 0o644;
 
 /// The container's file tree: the image, and the mounts decided so far, in order.
 pub struct View<'a> {
@@ -38,8 +38,8 @@ pub struct View<'a> {
     seen: BTreeMap<PathBuf, Option<Node>>,
     /// The mounts decided so far.
     pub mounts: Vec<Mount>,
-    /// Directories of the host that will be there, because they are made before anything is mounted.
-    pub made: BTreeSet<PathBuf>,
+    /// What will be there on the host, because it is made before anything is mounted.
+    pub made: BTreeMap<PathBuf, TargetKind>,
 }
 
 /// Something that the image has.
@@ -74,7 +74,7 @@ pub enum From {
 impl<'a> View<'a> {
     /// The image alone.
     pub fn new(host: &'a Host, image: &'a Tree) -> Self {
-        Self { host, image, seen: BTreeMap::new(), mounts: Vec::new(), made: BTreeSet::new() }
+        Self { host, image, seen: BTreeMap::new(), mounts: Vec::new(), made: BTreeMap::new() }
     }
 
     /// The image's own files.
@@ -185,7 +185,7 @@ impl<'a> View<'a> {
             Ok(status) if status.is_dir() => Ok((Some(TargetKind::Directory), None)),
             Ok(_) => Ok((Some(TargetKind::File), None)),
             // Not there, or not for us to see: nothing can be mounted there either way.
-            Err(_) => Ok((self.made.contains(path).then_some(TargetKind::Directory), None)),
+            Err(_) => Ok((self.made.get(path).copied(), None)),
         }
     }
 
@@ -309,7 +309,7 @@ impl<'a> View<'a> {
         match what {
             MountKind::Tmpfs { .. } | MountKind::Kernel { .. } => TargetKind::Directory,
             MountKind::File { .. } => TargetKind::File,
-            MountKind::Bind { source, .. } if self.made.contains(&source.0) => TargetKind::Directory,
+            MountKind::Bind { source, .. } if self.made.contains_key(&source.0) => self.made[&source.0],
             MountKind::Bind { source, .. } => match self.host.look(&source.0) {
                 Ok(seen) if seen.directory => TargetKind::Directory,
                 _ => TargetKind::File,

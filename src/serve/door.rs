@@ -1,5 +1,6 @@
 //! The door of a server: who may join it, who has, and when it closes.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -50,9 +51,14 @@ impl Open {
     /// Takes the socket away and lets the namespaces go, unless someone is just about to join: then it stays open.
     pub fn try_close(mut self) -> Option<Self> {
         // Whoever holds the lock is about to connect to us; waiting for it here could wait for each other.
-        let Ok(lock) = self.place.try_lock() else {
-            self.retry_at = Some(Instant::now() + Duration::from_millis(5));
-            return Some(self);
+        let lock = match self.place.try_lock() {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.retry_at = Some(Instant::now() + Duration::from_millis(5));
+                return Some(self);
+            }
+            // The directory was removed, as those of a session and of a job are: nobody finds us by it any more.
+            Err(_) => return None,
         };
         if self.accept() {
             return Some(self);

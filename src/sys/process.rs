@@ -97,6 +97,8 @@ pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
 pub enum Change {
     /// It was stopped by this signal.
     Stopped(i32),
+    /// It goes on after a stop (only where that is asked for: WCONTINUED).
+    Continued,
     /// It is gone, and reaped.
     Ended(Ended),
 }
@@ -126,6 +128,7 @@ fn look(pid: libc::pid_t, flags: WaitPidFlag) -> io::Result<Option<(libc::pid_t,
     let change = match unsafe { libc::waitpid(pid, &raw mut status, flags.bits() | libc::__WALL) } {
         -1 => return Err(io::Error::last_os_error()),
         0 => return Ok(None),
+        pid if libc::WIFCONTINUED(status) => (pid, Change::Continued),
         pid if libc::WIFSTOPPED(status) => (pid, Change::Stopped(libc::WSTOPSIG(status))),
         pid if libc::WIFSIGNALED(status) => (pid, Change::Ended(Ended::Killed(libc::WTERMSIG(status)))),
         pid => (pid, Change::Ended(Ended::Exited(libc::WEXITSTATUS(status)))),
@@ -238,6 +241,18 @@ pub fn tune_allocator() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 8 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 8 << 20);
         libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+/// From here on, through execve, this process is killed when its parent ends.
+///
+/// # Errors
+/// None on kernels since 2.4.
+pub fn end_with_parent() -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes integers only.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

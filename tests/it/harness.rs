@@ -82,6 +82,8 @@ pub enum Need {
     RequestTimeout,
     /// strace, and a kernel that lets the ordinary user trace.
     Strace,
+    /// bubblewrap, another maker of containers.
+    Bubblewrap,
 }
 
 impl Need {
@@ -94,6 +96,7 @@ impl Need {
             Self::Debian => "debian",
             Self::RequestTimeout => "request-timeout",
             Self::Strace => "strace",
+            Self::Bubblewrap => "bubblewrap",
         }
     }
 
@@ -131,6 +134,12 @@ impl Need {
                 let status = as_user(&mut strace, user()).status();
                 let able = status.map_err(|e| format!("cannot run strace: {e}"))?.success();
                 able.then_some(()).ok_or_else(|| "tracing is not allowed".into())
+            }
+            Self::Bubblewrap => {
+                let trial = ["--dev-bind", "/", "/", "--unshare-user", "true"];
+                let status = as_user(Command::new("bwrap").args(trial), user()).status();
+                let able = status.map_err(|e| format!("cannot run bwrap: {e}"))?.success();
+                able.then_some(()).ok_or_else(|| "bwrap cannot make a user namespace".into())
             }
         }
     }

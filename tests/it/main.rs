@@ -2,10 +2,12 @@
 //! real images and the real kernel; `harness` gives each a place of its own and checks that it leaves nothing.
 
 mod build;
+mod compatibility;
 mod demo;
 mod dropin;
 mod environment;
 mod exec;
+mod flags;
 mod harness;
 mod hosts;
 mod inspect;
@@ -13,6 +15,7 @@ mod layering;
 mod leaving;
 mod old_kernels;
 mod pack;
+mod process;
 mod reader;
 mod serve;
 mod sif;

@@ -10,7 +10,9 @@ use super::*;
 use crate::image::Tree;
 use crate::image::tree::Directory;
 
+mod apps;
 mod environment;
+mod golden;
 
 /// A host and an image, each a directory. Entries: `a/` a directory, `a -> b` a link, `a = text` a file,
 /// `a` an empty file.
@@ -24,6 +26,8 @@ struct World {
     machine: Option<&'static str>,
     shell: Option<&'static str>,
     words: Vec<OsString>,
+    /// What becomes the root, unless the directory itself.
+    root: Option<Root>,
 }
 
 const HOST: &[&str] = &[
@@ -76,7 +80,7 @@ fn fill(directory: &Path, entries: &[&str]) {
 }
 
 fn world(host: &[&str], image: &[&str]) -> World {
-    let (host_files, image_files) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (host_files, image_files) = (place(), place());
     fill(host_files.path(), HOST);
     fill(host_files.path(), host);
     fill(image_files.path(), IMAGE);
@@ -93,7 +97,13 @@ fn world(host: &[&str], image: &[&str]) -> World {
         machine: None,
         shell: None,
         words: vec!["true".into()],
+        root: None,
     }
+}
+
+/// A directory in memory, where there is one: an overlay can be on that whatever the tests themselves are on.
+fn place() -> TempDir {
+    tempfile::Builder::new().tempdir_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
 impl World {
@@ -104,7 +114,7 @@ impl World {
             words: &self.words,
             shell: self.shell.map(Path::new),
             image: Path::new("/images/a.sif"),
-            root: Root::Directory(HostPath("/images/a.sif".into())),
+            root: self.root.clone().unwrap_or(Root::Directory(HostPath("/images/a.sif".into()))),
             machine: self.machine,
         };
         let tree = Tree::Directory(Directory::open(self.image_files.path()).unwrap());
@@ -415,14 +425,12 @@ fn a_missing_source_is_an_error_that_names_it() {
 
 #[test]
 fn a_target_that_cannot_be_made_is_an_error_that_says_why() {
-    let below = world(&["a/"], &[]).bind(&["/a:/tmp/new"]);
-    let error = below.plan().unwrap_err();
+    let below = world(&["a/"], &[]).bind(&["/a:/sys/new"]);
     assert_eq!(
-        error.to_string(),
-        "cannot mount on \"/tmp/new\" in the container: it is below the mount \"/tmp\", and the host has no \
-         \"/tmp/new\" (--bind /a:/tmp/new)"
+        below.error(),
+        "cannot mount on \"/sys/new\" in the container: it is below the mount \"/sys\", and the host has no \
+         \"/sys/new\" (--bind /a:/sys/new)"
     );
-    assert_eq!(error.hint.as_deref(), Some("make \"/tmp/new\" on the host first"));
     let there = world(&["a/", "tmp/new/"], &[]).bind(&["/a:/tmp/new"]);
     assert_eq!(there.mounts(), ["/home/ada", "/tmp/new < /a"]);
     let file = world(&["a/"], &["etc/motd"]).bind(&["/a:/etc/motd"]);
@@ -434,6 +442,30 @@ fn a_target_that_cannot_be_made_is_an_error_that_says_why() {
     assert_eq!(inside.error(), "cannot use \"/etc/motd/x\" in the container: \"/etc/motd\" is a file there");
     let root = world(&["a/"], &[]).bind(&["/a:/"]);
     assert!(root.error().ends_with("it is the container's root (--bind /a:/)"), "{}", root.error());
+}
+
+#[test]
+fn a_mount_point_missing_below_a_directory_of_the_host_is_made_there_with_its_parents() {
+    let made = |world: &World| {
+        let text =
+            |entry: &HostEntry| format!("{:o} {:?} {}", entry.mode, entry.kind, entry.path.0.display());
+        world.plan().unwrap().make.iter().map(text).collect::<Vec<_>>()
+    };
+    let world =
+        world(&["a/", "b"], &[]).bind(&["/a:/tmp/x/new", "/b:/tmp/x/file", "/a:/data", "/a:/data/sub"]);
+    assert_eq!(
+        world.mounts(),
+        ["/home/ada", "/data < /a", "/data/sub < /a", "/tmp/x/new < /a", "/tmp/x/file < /b"]
+    );
+    let expected =
+        ["755 Directory /a/sub", "755 Directory /tmp/x", "755 Directory /tmp/x/new", "644 File /tmp/x/file"];
+    assert_eq!(made(&world), expected);
+    // What is there is used, be it by another name.
+    let there = self::world(&["a/sub/", "link -> a"], &[]).bind(&["/link:/data", "/a:/data/sub"]);
+    assert_eq!(made(&there), [""; 0]);
+    // A file is none that could have something below it.
+    let file = self::world(&["a/", "tmp/file"], &[]).bind(&["/a:/tmp/file/x"]);
+    assert_eq!(file.error(), "cannot use \"/tmp/file/x\" in the container: \"/tmp/file\" is a file there");
 }
 
 #[test]
@@ -522,40 +554,6 @@ fn run_and_shell_choose_what_the_image_has() {
     empty.action = Action::Exec;
     empty.words.clear();
     assert_eq!(empty.error(), "no program was given");
-}
-
-#[test]
-fn an_app_has_a_runscript_and_a_test_of_its_own() {
-    let scripts = ["scif/apps/solver/scif/runscript", "scif/apps/solver/scif/test", "scif/apps/bare/bin/"];
-    let mut world = world(&[], &scripts);
-    fill(world.image_files.path(), &[".singularity.d/runscript", ".singularity.d/test"]);
-    for (action, app, program) in [
-        (Action::Run, None, "/.singularity.d/runscript"),
-        (Action::Test, None, "/.singularity.d/test"),
-        (Action::Run, Some("solver"), "/scif/apps/solver/scif/runscript"),
-        (Action::Test, Some("solver"), "/scif/apps/solver/scif/test"),
-        (Action::Exec, Some("bare"), "true"),
-        (Action::Shell, Some("bare"), "/bin/bash"),
-    ] {
-        (world.action, world.flags.app) = (action, app.map(OsString::from));
-        assert_eq!(world.plan().unwrap().process.argv[0], program);
-        let start = &world.plan().unwrap().serve.start;
-        let named = action != Action::Exec;
-        assert!(!named || start[0].0 == Path::new(program), "{start:?}");
-    }
-    world.flags.app = Some("bare".into());
-    world.action = Action::Test;
-    assert_eq!(world.error(), "cannot run app \"bare\" of image \"/images/a.sif\": it has no test");
-    world.action = Action::Run;
-    assert_eq!(world.error(), "cannot run app \"bare\" of image \"/images/a.sif\": it has no runscript");
-    for name in ["none", "..", "bare/bin", "", "/bin"] {
-        world.flags.app = Some(name.into());
-        let error = world.plan().unwrap_err();
-        let expected = format!(
-            "cannot use app {name:?} of image \"/images/a.sif\" (--app {name}): the image has no such app"
-        );
-        assert_eq!((error.to_string(), error.hint), (expected, Some("its apps are bare, solver".into())));
-    }
 }
 
 #[test]
