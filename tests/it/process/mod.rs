@@ -83,8 +83,8 @@ fn the_program_is_alone_with_its_parent_and_has_no_child_that_it_did_not_make() 
         let mut command = command(&place, &[], "echo here; exec cat");
         let (child, out) = started(command.env("SKIFF_LINGER", "500"));
         assert_eq!(children(pid(&child)), []);
-        let comm = fs::read_to_string(format!("/proc/{}/comm", child.id())).expect("it lives");
-        assert_eq!(comm, "cat\n");
+        let comm = || fs::read_to_string(format!("/proc/{}/comm", child.id())).expect("it lives");
+        wait_until("the program is what was started", || comm() == "cat\n");
         let children = children(Pid::this());
         let stray: Vec<_> = children.iter().filter(|(_, state)| state == "Z").collect();
         assert!(stray.is_empty(), "zombies: {stray:?}");
