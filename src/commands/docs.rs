@@ -20,11 +20,21 @@ use crate::error::{Context, Result};
 pub fn completions(args: &CompletionsArgs) -> Result<i32> {
     let program = std::env::args_os().next().unwrap_or_default();
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), called::completed(&program), &mut script);
+    clap_complete::generate(args.shell, &mut shown(), called::completed(&program), &mut script);
     if args.shell == Shell::Bash {
         script = offer_files(&String::from_utf8_lossy(&script)).into_bytes();
     }
     printed(io::stdout().write_all(&script))
+}
+
+/// The command line without its hidden verbs, which completions would offer all the same.
+fn shown() -> Command {
+    let all = Cli::command();
+    let mut command = Command::new("skiff").args(all.get_arguments().cloned());
+    for verb in all.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        command = command.subcommand(verb.clone());
+    }
+    command.version(env!("CARGO_PKG_VERSION")).disable_help_subcommand(true)
 }
 
 /// The script for bash, which offers flags where nothing has been typed yet. A verb whose words are flags alone takes
@@ -107,6 +117,20 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md");
         let written = fs::read_to_string(path).unwrap_or_default();
         assert!(written == reference(), "run: cargo run -- docs >docs/commands.md");
+    }
+
+    #[test]
+    fn completions_offer_every_verb_that_help_shows_and_no_other() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut shown(), "skiff", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for verb in ["exec", "run-help", "doctor", "completions", "--no-color", "--version"] {
+                let verb = if shell == Shell::Fish { verb.trim_start_matches('-') } else { verb };
+                assert!(script.contains(verb), "{shell}: no {verb}");
+            }
+            assert!(!script.contains("docs"), "{shell}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>
     let host = Host::probe();
     let config = Config::load(&config::files(|name| host.variable(name)))?;
     let image = obtain::image(&args.words.image)?;
+    let named = |error| image.named(error);
     let opened = started.elapsed();
     let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());
     let request = Request {
@@ -40,12 +41,15 @@ pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>
         return Ok(0);
     }
     if args.container.dry_run {
-        return print(&plan::decide(&request, &host, &config, &image.tree()?)?, args.container.json);
+        return print(
+            &plan::decide(&request, &host, &config, &image.tree()?).map_err(named)?,
+            args.container.json,
+        );
     }
     // The image's server starts while the plan is decided.
     let mut server = launch::meet_server(&plan::decide_serving(&request, &host, &config)?, &image.file)?;
     let met = started.elapsed();
-    let plan = plan::decide(&request, &host, &config, &image.tree()?)?;
+    let plan = plan::decide(&request, &host, &config, &image.tree()?).map_err(named)?;
     if global.detail() > 0 {
         let origin = server.as_ref().map_or("a directory needs none", Server::origin);
         narrate(&plan, origin, (global.detail() > 1).then(|| [opened, met, started.elapsed()]));

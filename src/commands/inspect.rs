@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,7 +45,8 @@ pub fn run_help(args: &RunHelpArgs) -> Result<i32> {
 
 /// A SIF says it without being looked into, so that an image which cannot be run can be inspected all the same.
 fn read(path: &Path) -> Result<Attributes> {
-    if let Ok(file) = File::open(path)
+    // Not blocking: a pipe without a writer would keep us here.
+    if let Ok(file) = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
         && file.metadata().is_ok_and(|status| status.is_file())
         && let Ok(whole) = Source::whole(Arc::new(file))
         && let Ok(sif) = sif::read(&whole)
@@ -52,7 +54,8 @@ fn read(path: &Path) -> Result<Attributes> {
     {
         return Ok(attributes);
     }
-    metadata::read(&obtain::image(path)?)
+    let image = obtain::image(path)?;
+    metadata::read(&image).map_err(|error| image.named(error))
 }
 
 fn app_of<'a>(all: &'a Attributes, app: &str, image: &Path) -> Result<&'a App> {

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,7 +41,9 @@ pub fn run(args: &SifArgs) -> Result<i32> {
 }
 
 fn open(path: &Path) -> Result<(Sif, File)> {
-    let file = Arc::new(File::open(path).tried(|| format!("cannot open SIF file {path:?}"))?);
+    // Not blocking: a pipe without a writer would keep us here.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = Arc::new(file.tried(|| format!("cannot open SIF file {path:?}"))?);
     let source = Source::whole(file.clone()).tried(|| format!("cannot look at {path:?}"))?;
     let sif = sif::read(&source).map_err(|mut error| {
         error.message = format!("{path:?}: {}", error.message);

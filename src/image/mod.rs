@@ -69,6 +69,13 @@ pub struct Image {
     pub sif: Option<Sif>,
 }
 
+const KINDS: &str = "an image is a SIF file, a SquashFS file, or a directory with a root file system";
+
+const NO_FILE: &str = "an image is named by its path; 'skiff build IMAGE DIRECTORY' makes one";
+
+/// What mends a damaged image.
+pub(crate) const DAMAGED: &str = "the image is damaged; copy, download or build it again";
+
 /// Opens an image for running it or looking at its files.
 ///
 /// # Errors
@@ -77,7 +84,12 @@ pub struct Image {
 pub fn open(path: &Path) -> Result<Image> {
     let tried = || format!("cannot open image {path:?}");
     // Not blocking: a pipe without a writer would keep us here.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).tried(tried)?;
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.tried(tried).map_err(|error| match error.errno() {
+        Some(libc::ENOENT) => error.hint(NO_FILE),
+        Some(libc::EACCES) => error.hint("the file and the directories above it must be readable for you"),
+        _ => error,
+    })?;
     let file = Arc::new(file);
     let status = file.metadata().tried(tried)?;
     let mut image =
@@ -86,7 +98,7 @@ pub fn open(path: &Path) -> Result<Image> {
         return Ok(image);
     }
     if !status.is_file() && !status.file_type().is_block_device() {
-        return Err(Error::image(format!("{}: it is neither a file nor a directory", tried())));
+        return Err(Error::image(format!("{}: it is neither a file nor a directory", tried())).hint(KINDS));
     }
     identify(&mut image).map_err(|error| {
         let hint = error.hint.clone();
@@ -121,8 +133,7 @@ fn identify(image: &mut Image) -> Result<()> {
     } else {
         "it is not an image"
     };
-    Err(Error::image(what)
-        .hint("An image is a SIF file, a SquashFS file, or a directory with a root file system."))
+    Err(Error::image(what).hint(KINDS))
 }
 
 /// The whole file; a block device's length is where reading it ends.
@@ -174,7 +185,7 @@ fn root_partition(sif: &Sif, whole: &Source) -> Result<Source> {
     {
         let name = file_system.name();
         return Err(Error::image(format!("its root file system is {name}, which skiff does not run"))
-            .hint("Unpack it with the tool that made it, and build the image again."));
+            .hint("unpack it with the tool that made it, and build the image again"));
     }
     whole.sub(primary.offset, primary.size).context(Kind::Image, || {
         format!("its root file system (object {}) lies outside the file", primary.id)
@@ -182,6 +193,17 @@ fn root_partition(sif: &Sif, whole: &Source) -> Result<Source> {
 }
 
 impl Image {
+    /// An error of its reader, which knows inodes and blocks, with the image's name and what to do. Those that came
+    /// with a hint were made by somebody who knows more.
+    pub fn named(&self, error: Error) -> Error {
+        if error.kind == Kind::Image && error.hint.is_none() { self.unreadable(error) } else { error }
+    }
+
+    fn unreadable(&self, error: Error) -> Error {
+        let hint = error.hint.clone().unwrap_or_else(|| DAMAGED.to_owned());
+        Error::new(error.kind, format!("cannot read image {:?}", self.path)).because(error).hint(hint)
+    }
+
     /// Its files, to be looked at with the image as root. Caches are small: serving is another matter.
     pub fn tree(&self) -> Result<Tree> {
         match &self.partition {
@@ -189,13 +211,8 @@ impl Image {
             Some(partition) => {
                 let options =
                     OpenOptions { data_cache_bytes: 2 << 20, meta_cache_bytes: 1 << 20, inode_cache: 1024 };
-                let squashfs = Squashfs::open(partition.clone(), options).map_err(|error| {
-                    let hint = error.hint.clone();
-                    let outer =
-                        Error::new(error.kind, format!("cannot read image {:?}", self.path)).because(error);
-                    Error { hint, ..outer }
-                })?;
-                Ok(Tree::Squashfs(squashfs))
+                let squashfs = Squashfs::open(partition.clone(), options);
+                Ok(Tree::Squashfs(squashfs.map_err(|error| self.unreadable(error))?))
             }
         }
     }

@@ -198,5 +198,6 @@ pub fn container_path(path: &Path, because: &Because) -> Result<PathBuf> {
     if path.is_absolute() {
         return Ok(tidy(path));
     }
-    Err(Error::usage(format!("cannot use {path:?} ({}): it is not an absolute path", because.origin())))
+    Err(Error::usage(format!("cannot use {path:?} ({}): it is not an absolute path", because.origin()))
+        .hint("paths of the container begin with a slash"))
 }

@@ -170,6 +170,12 @@ fn parse_bind(item: &[u8], because: &Because) -> Result<(Bind, bool)> {
     Ok((Bind { source, target, read_only, nonested: false, because: because.clone() }, has_options))
 }
 
+/// What to do about a source that is missing or closed.
+pub const NO_SOURCE: &str = "it must be there on the host, for you to see; make it, or leave the bind out";
+
+/// What to do about a directory that a flag names and the host lacks.
+pub const MAKE_IT: &str = "make the directory first (mkdir -p), or name another one";
+
 fn option(word: &[u8]) -> Option<bool> {
     match word {
         b"ro" => Some(true),

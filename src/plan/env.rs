@@ -423,7 +423,8 @@ fn parse_env(flag: &OsStr) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
                 value.extend_from_slice(item);
             }
             (None, None) => {
-                return Err(Error::usage(format!("cannot understand --env {flag:?}: not NAME=VALUE")));
+                return Err(Error::usage(format!("cannot understand --env {flag:?}: not NAME=VALUE"))
+                    .hint("a variable of the host is taken along as --env NAME=\"$NAME\""));
             }
         }
     }

@@ -35,7 +35,9 @@ fn evaluate(path: &Path, because: &Because, host: &Host) -> Result<BTreeMap<Vec<
         Because::Variable(name) => format!("cannot read the variables in {path:?} ({name})"),
         _ => format!("cannot read the variables in {path:?} (--env-file)"),
     };
-    let text = contents(&host.real(&host_path(path, host, because)?), MAX_FILE_BYTES).tried(tried)?;
+    let text = contents(&host.real(&host_path(path, host, because)?), MAX_FILE_BYTES)
+        .tried(tried)
+        .map_err(|error| error.hint("it is a file of the host, for you to read, with lines NAME=VALUE"))?;
     let mut shell = Shell::default();
     for (name, value) in &host.environment {
         if is_name(name.as_bytes()) {

@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 
 use super::asked::{Asked, container_path, host_path};
-use super::bind::{Bind, parse_binds, parse_mounts};
+use super::bind::{Bind, MAKE_IT, NO_SOURCE, parse_binds, parse_mounts};
 use super::home::Home;
 use super::ids::Caller;
 use super::namespaces;
@@ -25,7 +25,7 @@ use super::{
     Because, ContainerPath, HostEntry, HostPath, Mount, MountKind, MountPoint, Request, TargetKind, Writes,
 };
 use crate::config::Config;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::host::Host;
 
 /// A mount that every container gets unless something speaks against it.
@@ -211,7 +211,7 @@ fn existing_directory(path: &Path, host: &Host, because: &Because) -> Result<Pat
     match host.look(&path) {
         Ok(seen) if seen.directory => Ok(path),
         Ok(_) => Err(Error::usage(format!("{}: it is a file", tried()))),
-        Err(error) => Err(error).context(Kind::Usage, tried),
+        Err(error) => Err(Error::usage(tried()).because(error).hint(MAKE_IT)),
     }
 }
 
@@ -263,7 +263,8 @@ fn absolute(bind: &mut Bind, host: &Host) -> Result<()> {
             bind.source,
             bind.target,
             bind.because.origin()
-        )));
+        ))
+        .hint("begin it with a slash: SOURCE:/TARGET"));
     }
     bind.target = tidy(&bind.target);
     Ok(())
@@ -380,8 +381,8 @@ impl Chosen<'_, '_> {
                 )));
             }
             Err(error) => {
-                let tried = || format!("cannot mount the host's {source:?} ({})", because.origin());
-                return Err(error).context(Kind::Host, tried);
+                let tried = format!("cannot mount the host's {source:?} ({})", because.origin());
+                return Err(Error::host(tried).because(error).hint(MAKE_IT));
             }
         };
         let spot = match self.view.resolve(&target, !default.replace) {
@@ -558,7 +559,8 @@ impl Chosen<'_, '_> {
             }
             Err(error) => {
                 let origin = because.origin();
-                return Err(error).context(Kind::Usage, || format!("cannot bind {source:?} ({origin})"));
+                let tried = format!("cannot bind {source:?} ({origin})");
+                return Err(Error::usage(tried).because(error).hint(NO_SOURCE));
             }
         };
         let spot = self.view.resolve(target, true)?;

@@ -109,7 +109,8 @@ impl<'a> View<'a> {
                 return Err(Error::usage(format!(
                     "cannot use {path:?} in the container: {:?} is a file there",
                     here.path
-                )));
+                ))
+                .hint("choose a path that does not lead through a file"));
             }
             here.path.push(&name);
             let (spot, link) = self.at(here.path)?;
@@ -120,7 +121,8 @@ impl<'a> View<'a> {
             }
             links += 1;
             if links > MAX_LINKS {
-                return Err(Error::image(format!("cannot follow {path:?} in the container: too many links")));
+                let message = format!("cannot follow {path:?} in the container: too many links");
+                return Err(Error::image(message).hint("the links lead in a circle; choose another path"));
             }
             for name in components(&link).into_iter().rev() {
                 left.push_front(name);
@@ -339,5 +341,9 @@ pub fn tidy(path: &Path) -> PathBuf {
 pub fn refused(target: &Path, spot: &Spot, why: &str) -> Error {
     let at =
         if spot.path == target { format!("{target:?}") } else { format!("{target:?} ({:?})", spot.path) };
-    Error::new(Kind::Usage, format!("cannot mount on {at} in the container: {why}"))
+    let hint = match spot.kind {
+        None => "choose another path in the container, or make this one on the host first",
+        Some(_) => "choose another path; a file goes on a file, a directory on a directory",
+    };
+    Error::new(Kind::Usage, format!("cannot mount on {at} in the container: {why}")).hint(hint)
 }

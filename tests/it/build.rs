@@ -199,6 +199,7 @@ fn a_damaged_image_leaves_no_sandbox() {
     place.write("damaged.sif", bytes);
     let error = place.run(["build", "--sandbox", "x", "damaged.sif"]).fails(255);
     assert!(error.starts_with("skiff: cannot unpack \"damaged.sif\": "), "{error}");
+    assert!(error.ends_with("\nhint: the image is damaged; copy, download or build it again\n"), "{error}");
     assert_eq!(names(&place.work("")), ["a.sif", "damaged.sif", "tree"]);
 }
 
@@ -239,7 +240,8 @@ fn ctrl_c_leaves_the_old_output_and_nothing_half_done() {
     place.write("a.sif", "old");
     let output = interrupt(&place, &["build", "--force", "--compression", "xz", "a.sif", "tree"]);
     let error = output.fails(130);
-    assert!(error.starts_with("skiff: "), "{error}");
+    let words = "interrupted\nhint: the target is as it was; the same command starts anew\n";
+    assert!(error.starts_with("skiff: ") && error.ends_with(words), "{error}");
     assert_eq!(fs::read(place.work("a.sif")).expect("it is there"), b"old");
     assert_eq!(names(&place.work("")), ["a.sif", "tree"]);
     place.run(["build", "--force", "--level", "1", "a.sif", "tree"]).ok();

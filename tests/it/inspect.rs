@@ -78,7 +78,11 @@ fn short_d_is_the_definition_after_the_verb_and_debug_before_it() {
     assert_eq!(place.run(["-d", "inspect", "-d", "tree"]).ok(), "Bootstrap: scratch\n");
     assert_eq!(place.run(["inspect", "--debug", "-d", "tree"]).ok(), "Bootstrap: scratch\n");
     let missing = place.run(["inspect", "missing.sif"]).fails(255);
-    assert_eq!(missing, "skiff: cannot open image \"missing.sif\": no such file or directory\n");
+    assert_eq!(
+        missing,
+        "skiff: cannot open image \"missing.sif\": no such file or directory\n\
+         hint: an image is named by its path; 'skiff build IMAGE DIRECTORY' makes one\n"
+    );
 }
 
 #[test]

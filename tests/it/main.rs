@@ -6,6 +6,7 @@ mod compatibility;
 mod demo;
 mod dropin;
 mod environment;
+mod errors;
 mod exec;
 mod flags;
 mod harness;

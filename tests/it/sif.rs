@@ -113,7 +113,11 @@ fn what_is_no_sif_or_not_whole_is_said() {
     );
     place.write("text", "x".repeat(200));
     let error = place.run(["sif", "list", "text"]).fails(255);
-    assert_eq!(error, "skiff: \"text\": not a SIF file: \"SIF_MAGIC\" is not where it should be\n");
+    assert_eq!(
+        error,
+        "skiff: \"text\": not a SIF file: \"SIF_MAGIC\" is not where it should be\n\
+         hint: SquashFS files and directories are images, too, but have nothing that 'skiff sif' could show\n"
+    );
     let error = place.run(["sif", "info", "7", "a.sif"]).fails(255);
     assert_eq!(error, "skiff: no object 7 in SIF file\nhint: its objects are 1, 2\n");
     let error = place.run(["sif", "list", "nothing.sif"]).fails(255);

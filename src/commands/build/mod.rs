@@ -25,6 +25,7 @@ use crate::cli::build::{BuildArgs, Method};
 use crate::cli::other::Answer;
 use crate::commands::{amount, obtain, warn};
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::DAMAGED;
 use crate::image::sif::{
     Architecture, DataType, Extra, FileSystem, NewObject, PartitionType, SifOptions, SifWriter,
 };
@@ -46,6 +47,10 @@ pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
         }
         result => result.map(|()| 0),
     }
+    .map_err(|error| match error.kind {
+        Kind::Interrupted => error.hint("the target is as it was; the same command starts anew"),
+        _ => error,
+    })
 }
 
 /// Answers the flags that skiff does not have, or has no need of.
@@ -280,8 +285,8 @@ fn about(error: Error, image: &OsString) -> Error {
     if error.kind != Kind::Image {
         return error;
     }
-    let hint = error.hint.clone();
-    Error { hint, ..Error::image(format!("cannot unpack {image:?}")).because(error) }
+    let hint = error.hint.clone().unwrap_or_else(|| DAMAGED.to_owned());
+    Error::image(format!("cannot unpack {image:?}")).because(error).hint(hint)
 }
 
 fn percent(part: u64, whole: u64) -> String {

@@ -5,6 +5,7 @@
 use super::layout::{DESCRIPTOR_BYTES, Descriptor, Extra, HEADER_BYTES, Header};
 use super::names::{Architecture, DataType, PartitionType};
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::DAMAGED;
 use crate::image::source::Source;
 
 /// Most descriptors that a file may have (10 MB of table). Tools write 48.
@@ -33,7 +34,8 @@ pub fn read(file: &Source) -> Result<Sif> {
             return Err(Error::image(format!(
                 "SIF object {} has impossible bounds: {} bytes at {}",
                 object.id, object.size, object.offset
-            )));
+            ))
+            .hint(DAMAGED));
         };
         if end > file.length() {
             return Err(truncated(&format!("object {}", object.id), end, file.length()));
@@ -42,28 +44,33 @@ pub fn read(file: &Source) -> Result<Sif> {
     Ok(Sif { header, descriptors })
 }
 
+const OTHER: &str =
+    "SquashFS files and directories are images, too, but have nothing that 'skiff sif' could show";
+
 /// The header and all slots of the table.
 pub(super) fn read_table(file: &Source) -> Result<(Header, Vec<[u8; DESCRIPTOR_BYTES]>)> {
     let mut start = [0; HEADER_BYTES];
     if file.length() < HEADER_BYTES as u64 {
-        return Err(Error::image(format!("not a SIF file: it has only {} bytes", file.length())));
+        return Err(Error::image(format!("not a SIF file: it has only {} bytes", file.length()))
+            .hint("copy or download it again"));
     }
     file.read_exact_at(&mut start, 0).tried(|| "cannot read SIF header".to_owned())?;
     let header = Header::parse(&start)
-        .ok_or_else(|| Error::image("not a SIF file: \"SIF_MAGIC\" is not where it should be"))?;
+        .ok_or_else(|| Error::image("not a SIF file: \"SIF_MAGIC\" is not where it should be").hint(OTHER))?;
     if header.version > 1 {
         let message = format!("SIF version {:02} is newer than this skiff, which knows 01", header.version);
-        return Err(Error::image(message));
+        return Err(Error::image(message).hint("use a newer skiff, or unpack it with the tool that made it"));
     }
     let total = header.descriptors_total;
     if total > DESCRIPTORS_LIMIT {
         let message = format!("SIF header is damaged: {total} descriptors (at most {DESCRIPTORS_LIMIT})");
-        return Err(Error::image(message));
+        return Err(Error::image(message).hint(DAMAGED));
     }
     let bytes = total as usize * DESCRIPTOR_BYTES;
     let end = header.descriptors_offset.checked_add(bytes as u64).filter(|end| i64::try_from(*end).is_ok());
     let end = end.ok_or_else(|| {
-        Error::image(format!("SIF header is damaged: descriptors at {}", header.descriptors_offset))
+        let message = format!("SIF header is damaged: descriptors at {}", header.descriptors_offset);
+        Error::image(message).hint(DAMAGED)
     })?;
     if end > file.length() {
         return Err(truncated("the descriptor table", end, file.length()));
@@ -92,9 +99,11 @@ impl Sif {
         let mut primaries = self.descriptors.iter().filter(|d| d.is_partition(PartitionType::PRIMARY_SYSTEM));
         match (primaries.next(), primaries.next()) {
             (Some(one), None) => Ok(one),
-            (Some(_), Some(_)) => Err(Error::image("SIF file has more than one primary system partition")),
+            (Some(_), Some(_)) => Err(Error::image("SIF file has more than one primary system partition")
+                .hint("'skiff sif list' shows them; build the image again")),
             (None, _) if self.descriptors.iter().any(|d| d.data_type == DataType::OCI_ROOT_INDEX) => {
-                Err(Error::image("SIF file holds OCI layers (an OCI-SIF) and no root file system"))
+                Err(Error::image("SIF file holds OCI layers (an OCI-SIF) and no root file system")
+                    .hint("have it made as a plain SIF: singularity pull --no-oci a.sif docker://IMAGE"))
             }
             (None, _) => Err(Error::image("SIF file has no primary system partition: nothing to run")
                 .hint("'skiff sif list' shows what it holds")),

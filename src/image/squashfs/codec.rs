@@ -44,7 +44,7 @@ impl Compressor {
                 return Err(Error::image(
                     "the image is compressed with the old lzma, which skiff does not read",
                 )
-                .hint("Unpack it with 'unsquashfs' and build the image again."));
+                .hint("unpack it with 'unsquashfs' and build the image again"));
             }
             _ => return Err(Error::image(format!("the image uses the unknown compressor {id}"))),
         })

@@ -90,7 +90,7 @@ impl Squashfs {
         source.read_exact_at(&mut bytes, 0).map_err(|e| {
             Error::new(Kind::Image, "cannot read the SquashFS superblock")
                 .because(e)
-                .hint("The image is cut short.")
+                .hint("the image is cut short; copy, download or build it again")
         })?;
         let superblock = Superblock::parse(&bytes, source.length())?;
         let block_size = superblock.block_size as usize;

@@ -111,7 +111,7 @@ impl Superblock {
                 "the image is truncated: its SquashFS needs {} bytes and only {length} are there",
                 self.bytes_used
             ))
-            .hint("Copy or build the image again."));
+            .hint("copy, download or build it again"));
         }
         if self.bytes_used > i64::MAX as u64 {
             return wrong(format!("impossible size {}", self.bytes_used));
@@ -165,7 +165,7 @@ fn check_version(bytes: &[u8; SUPERBLOCK_BYTES]) -> Result<()> {
     let magic = bytes.first_chunk::<4>();
     if magic == Some(&MAGIC_BIG_ENDIAN) {
         return Err(Error::image("this is a big-endian SquashFS of version 1 to 3")
-            .hint("Unpack it with 'unsquashfs' and build the image again; skiff reads SquashFS 4.0."));
+            .hint("unpack it with 'unsquashfs' and build the image again; skiff reads SquashFS 4.0"));
     }
     if magic != Some(&MAGIC) {
         return Err(Error::image("this is not a SquashFS file system (bad magic)"));
@@ -174,7 +174,7 @@ fn check_version(bytes: &[u8; SUPERBLOCK_BYTES]) -> Result<()> {
     let (major, minor) = (u16_at(bytes, 28), u16_at(bytes, 30));
     if (major, minor) != (4, 0) {
         return Err(Error::image(format!("this is a SquashFS of version {major}.{minor}"))
-            .hint("Unpack it with 'unsquashfs' and build the image again; skiff reads SquashFS 4.0."));
+            .hint("unpack it with 'unsquashfs' and build the image again; skiff reads SquashFS 4.0"));
     }
     Ok(())
 }
