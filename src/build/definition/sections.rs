@@ -253,6 +253,14 @@ fn read_head(
             });
             return None;
         }
+        (_, Shape::Script, [(at, "-c")]) => {
+            report.mistake(|| {
+                filled
+                    .mistake(*at..*at + 2, "'-c' names no program".into())
+                    .expected(&format!("'%{} -c PROGRAM', for example /bin/bash", kind.name))
+            });
+            return None;
+        }
         (_, Shape::Script, _) => rest.trim().clone_into(&mut section.arguments),
         (_, _, []) => {}
         _ => report.warning(|| {

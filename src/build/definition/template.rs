@@ -37,13 +37,13 @@ pub struct Given {
     pub origin: String,
 }
 
-/// Reads `NAME=VALUE`; none when it is not that.
+/// Reads `NAME=VALUE`; none when it is not that. The value is taken as it is.
 pub fn argument(text: &str, origin: &str) -> Option<Given> {
     let (name, value) = text.split_once('=')?;
     let name = name.trim();
     is_name(name).then(|| Given {
         name: name.to_owned(),
-        value: value.trim().to_owned(),
+        value: value.to_owned(),
         origin: origin.to_owned(),
     })
 }
@@ -61,11 +61,16 @@ pub fn arguments_of_file(bytes: &[u8], file: &str) -> Result<Vec<Given>, Mistake
             continue;
         }
         match argument(text, &format!("{file}:{}", line.number)) {
-            Some(argument) => given.push(argument),
+            Some(argument) => given.push(trimmed(argument)),
             None => report.mistake(|| no_pair(line)),
         }
     }
     report.finish().map(|_| given)
+}
+
+/// In a line there may be blanks around the `=`.
+fn trimmed(given: Given) -> Given {
+    Given { value: given.value.trim().to_owned(), ..given }
 }
 
 fn no_pair(line: Line<'_>) -> Mistake {
@@ -363,7 +368,7 @@ fn read_defaults(body: Block<'_>, report: &mut Report) -> Vec<(String, String)> 
                 value.push_str(text);
             }
         } else if !text.is_empty() && !text.starts_with('#') {
-            match argument(text, "") {
+            match argument(text, "").map(trimmed) {
                 Some(argument) => found.push((argument.name, argument.value)),
                 None => report.mistake(|| no_pair(line)),
             }
