@@ -9,6 +9,7 @@
 //! | what this machine is and allows | [`host`] |
 //! | what the site and the user set | [`config`] |
 //! | why a mount, variable or attribute is as it is | [`plan`] |
+//! | what a definition file says, and what is to be done for it | [`build`] |
 //! | how a plan becomes a container | [`launch`] |
 //! | how files of an image reach the kernel | [`serve`] |
 //! | SIF and SquashFS, reading | [`image`] |
@@ -16,6 +17,7 @@
 //! | a system call | [`sys`] |
 //! | how errors are worded and what they exit with | [`error`] |
 //! | what to do about a host that forbids something | [`remedies`] |
+pub mod build;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -1,4 +1,4 @@
-//! `skiff build`: a directory into an image, and back.
+//! `skiff build`: a directory into an image, and back; a definition looked through.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ Examples:
   skiff build debian.sif ./rootfs                  pack a directory
   skiff build --compression xz small.sif ./rootfs  smaller, slower to read
   skiff build --sandbox ./tree debian.sif          unpack an image
+  skiff build --check simulation.def               read a definition, show what it asks for
 
 The target appears under its name only when it is complete: after an error or Ctrl-C the old one,
 if any, is as it was.";
@@ -20,12 +21,12 @@ if any, is as it was.";
 /// `skiff build`.
 #[derive(Debug, Args)]
 pub struct BuildArgs {
-    /// The image file to make, or the directory with --sandbox
+    /// The image file to make, or the directory with --sandbox; with --check the definition
     #[arg(value_hint = ValueHint::AnyPath)]
     pub target: PathBuf,
     /// The directory to pack, or the image to unpack
-    #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
-    pub source: OsString,
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath, required_unless_present = "check")]
+    pub source: Option<OsString>,
 
     /// Replace the target if it exists
     #[arg(short = 'F', long)]
@@ -37,6 +38,22 @@ pub struct BuildArgs {
         conflicts_with_all = ["compression", "level", "block_size", "all_root", "reproducible", "memory"]
     )]
     pub sandbox: bool,
+
+    /// Read the definition and print its plan; nothing is built
+    #[arg(long, conflicts_with = "sandbox", help_heading = "Definitions")]
+    pub check: bool,
+    /// With --check: print JSON
+    #[arg(long, help_heading = "Definitions")]
+    pub json: bool,
+    /// The value of {{ NAME }} in the definition; may be repeated
+    #[arg(long = "build-arg", value_name = "NAME=VALUE", help_heading = "Definitions")]
+    pub build_args: Vec<String>,
+    /// A file of lines NAME=VALUE; --build-arg comes before it
+    #[arg(long = "build-arg-file", value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Definitions")]
+    pub build_arg_files: Vec<PathBuf>,
+    /// Warn of given values that the definition does not use, rather than stop
+    #[arg(long, help_heading = "Definitions")]
+    pub warn_unused_build_args: bool,
 
     /// How file contents are compressed
     #[arg(long, value_name = "METHOD", default_value = "zstd", help_heading = "Packing")]

@@ -31,7 +31,6 @@ const REMOTE: Answer = Later("skiff builds on this machine alone");
 pub const BUILD_OTHERS: &[BuildOther] = &[
     row('T', false, &["notest"],                  Already),
     row(' ', false, &["disable-cache"],           Already),
-    row(' ', false, &["json"],                    Already),
     row(' ', false, &["userns"],                  Already),
     row(' ', false, &["ignore-subuid"],           Already),
     row(' ', false, &["ignore-userns"],           Already),
@@ -56,9 +55,6 @@ pub const BUILD_OTHERS: &[BuildOther] = &[
     row(' ', false, &["rocm"],                    NOTHING_RUNS),
     row(' ', false, &["compat32"],                NOTHING_RUNS),
     row(' ', false, &["writable-tmpfs"],          NOTHING_RUNS),
-    row(' ', true,  &["build-arg"],               NO_DEFINITION),
-    row(' ', true,  &["build-arg-file"],          NO_DEFINITION),
-    row(' ', false, &["warn-unused-build-args"],  NO_DEFINITION),
     row(' ', true,  &["section"],                 NO_DEFINITION),
     row(' ', true,  &["arch"],                    NoEffect("the processor is that of the programs in the directory")),
     row(' ', true,  &["arch-variant"],            NoEffect("the processor is that of the programs in the directory")),

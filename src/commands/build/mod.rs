@@ -3,10 +3,12 @@
 //! ```text
 //! build a.sif ./tree             metadata, then pack -> SquashFS, straight into its place in an unnamed SIF -> its name
 //! build --sandbox ./tree a.sif   unpack -> a directory of a name of its own -> its name
+//! build --check a.def            parse -> its plan on standard output
 //! ```
 //!
 //! What is half done never has the target's name, and goes when the work fails or is stopped.
 
+mod check;
 mod metadata;
 mod output;
 mod progress;
@@ -39,7 +41,12 @@ use progress::count;
 /// Runs `skiff build`.
 pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
     answer(args, global)?;
-    let result = if args.sandbox { build_sandbox(args, global) } else { build_image(args, global) };
+    let Some(source) = args.source.as_ref().filter(|_| !args.check) else {
+        return check::run(args, global);
+    };
+    check::refuse_definition(source)?;
+    let result =
+        if args.sandbox { build_sandbox(args, source, global) } else { build_image(args, source, global) };
     match result {
         // Whatever the stop made fail first.
         Err(error) if STOP.load(Ordering::Relaxed) && error.kind != Kind::Interrupted => {
@@ -58,18 +65,23 @@ fn answer(args: &BuildArgs, global: &Global) -> Result<()> {
     for (name, answer) in &args.other.given {
         match answer {
             Answer::Already => {}
+            // The reasons are those of packing.
+            Answer::NoEffect(_) if args.check => {}
             Answer::NoEffect(why) => warn(global, &format!("--{name} has no effect: {why}")),
             Answer::Later(instead) | Answer::Devices(_, instead) => {
                 return Err(Error::usage(format!("--{name} is not there yet")).hint(*instead));
             }
         }
     }
+    if !args.check && !(args.build_args.is_empty() && args.build_arg_files.is_empty()) {
+        warn(global, "--build-arg has no effect: there is no definition file to fill in");
+    }
     Ok(())
 }
 
-fn build_image(args: &BuildArgs, global: &Global) -> Result<()> {
+fn build_image(args: &BuildArgs, source: &OsString, global: &Global) -> Result<()> {
     let started = Instant::now();
-    let tree = Path::new(&args.source);
+    let tree = Path::new(source);
     ensure_packable(tree, &args.target)?;
     let time = time_of_build(args.reproducible)?;
     let options = pack_options(args, time);
@@ -173,7 +185,7 @@ fn ensure_packable(tree: &Path, target: &Path) -> Result<()> {
         let status = fs::metadata(tree).tried(|| format!("cannot pack {tree:?}"))?;
         let what = if status.is_file() { "it is a file" } else { "it is not a directory" };
         return Err(Error::usage(format!("cannot pack {tree:?}: {what}")).hint(
-            "skiff packs directories and, with --sandbox, unpacks images; definition files come later",
+            "skiff packs directories and, with --sandbox, unpacks images; building from definitions is not there yet",
         ));
     }
     let tried = || format!("cannot look at {tree:?}");
@@ -221,15 +233,15 @@ fn architecture(tree: &Path) -> Architecture {
     probe().ok().flatten().unwrap_or_else(Architecture::host)
 }
 
-fn build_sandbox(args: &BuildArgs, global: &Global) -> Result<()> {
+fn build_sandbox(args: &BuildArgs, source: &OsString, global: &Global) -> Result<()> {
     let started = Instant::now();
-    let image = obtain::image(Path::new(&args.source))?;
+    let image = obtain::image(Path::new(source))?;
     let Some(partition) = image.partition else {
-        return Err(Error::usage(format!("cannot unpack {:?}: it is a directory already", args.source))
+        return Err(Error::usage(format!("cannot unpack {:?}: it is a directory already", source))
             .hint("to copy it: cp -a"));
     };
     let options = OpenOptions { data_cache_bytes: 8 << 20, meta_cache_bytes: 8 << 20, inode_cache: 4096 };
-    let squashfs = Squashfs::open(partition, options).map_err(|error| about(error, &args.source))?;
+    let squashfs = Squashfs::open(partition, options).map_err(|error| about(error, source))?;
     let threads = args.threads.map_or_else(limits::threads, usize::from);
     let owners = rustix::process::geteuid().is_root();
     let (output, root) = NewDirectory::create(&args.target, args.force)?;
@@ -248,8 +260,7 @@ fn build_sandbox(args: &BuildArgs, global: &Global) -> Result<()> {
     let unpacked = progress::during(global, &show, || {
         unpack(&squashfs, root, UnpackOptions { threads, owners }, &progress, &STOP)
     });
-    let summary =
-        unpacked.map_err(|error| about(error, &args.source)).map_err(|error| output.explain(error))?;
+    let summary = unpacked.map_err(|error| about(error, source)).map_err(|error| output.explain(error))?;
     output.finish()?;
     report_sandbox(args, global, &summary, started);
     Ok(())
