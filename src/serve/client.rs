@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::keeper::{self, Server};
-use super::message::{self, HAND_OVER, JOIN, SHARE, USERS, WELCOME};
+use super::message::{self, HAND_OVER, JOIN, Message, SHARE, USERS, WELCOME};
 use super::rendezvous::Place;
 use super::unpacked::{self, Unpacked};
 use super::{Request, key};
@@ -178,8 +178,12 @@ impl Starter {
     /// # Errors
     /// When the server has ended already, and taken the files away.
     pub fn name_users(&self, user: BorrowedFd<'_>) -> Result<()> {
-        message::send(self.control.as_fd(), USERS, &[user])
-            .context(Kind::Host, || "the process that unpacked the image was ended".into())
+        let ended = || "the process that unpacked the image was ended".to_owned();
+        message::send(self.control.as_fd(), USERS, &[user]).context(Kind::Host, ended)?;
+        match message::receive(self.control.as_fd()).context(Kind::Host, ended)? {
+            Some(Message { kind: USERS, .. }) => Ok(()),
+            _ => Err(Error::host(ended())),
+        }
     }
 
     fn wait_for_start(&self) -> Result<()> {

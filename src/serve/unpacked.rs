@@ -160,6 +160,8 @@ fn first_container(
                 if let Some(users) = &users {
                     directory.note(users);
                 }
+                // It waits for this: files that it uses must not be taken for abandoned.
+                let _ = message::send(control.as_fd(), USERS, &[]);
             }
             Ok(Some(Message { kind: SHARE, mut fds })) => {
                 if let (Some(template), Some(user), Some(member)) = (fds.pop(), fds.pop(), fds.pop()) {

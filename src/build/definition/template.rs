@@ -41,11 +41,7 @@ pub struct Given {
 pub fn argument(text: &str, origin: &str) -> Option<Given> {
     let (name, value) = text.split_once('=')?;
     let name = name.trim();
-    is_name(name).then(|| Given {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        origin: origin.to_owned(),
-    })
+    is_name(name).then(|| Given { name: name.to_owned(), value: value.to_owned(), origin: origin.to_owned() })
 }
 
 /// Reads a file of arguments: lines `NAME=VALUE`, blank lines and comments.
