@@ -69,7 +69,7 @@ fn what_is_not_an_image_is_said() {
     place.write("text", "this is no image\n".repeat(100));
     place.write("nothing", "");
     place.write("closed", "x");
-    fs::set_permissions(place.work("closed"), fs::Permissions::from_mode(0)).expect("mode can be set");
+    fs::set_permissions(place.work("closed"), fs::Permissions::from_mode(0o000)).expect("mode can be set");
     rustix::fs::mkfifoat(CWD, place.work("pipe"), Mode::from_raw_mode(0o666)).expect("a pipe can be made");
     let kinds = "an image is a SIF file, a SquashFS file, or a directory";
     assert_says(&place, &["sif", "list", "pipe"], &["not a SIF file"], "copy or download it again");

@@ -199,7 +199,11 @@ fn verbose_tells_the_steps_and_the_plan_and_quiet_nothing() {
     assert!(said(&["--unsquash"], "a.sif").starts_with("skiff: warning: --unsquash has no effect"));
     assert_eq!(said(&["-q", "--unsquash"], "a.sif"), "");
     let failed = place.run(["exec", "-q", "missing.sif", "true"]).fails(255);
-    assert_eq!(failed, "skiff: cannot open image \"missing.sif\": no such file or directory\n");
+    assert_eq!(
+        failed,
+        "skiff: cannot open image \"missing.sif\": no such file or directory\n\
+         hint: an image is named by its path; 'skiff build IMAGE DIRECTORY' makes one\n"
+    );
 }
 
 #[test]
