@@ -115,7 +115,8 @@ pub fn is_arguments(head: &str) -> bool {
     name_of(head).eq_ignore_ascii_case("arguments")
 }
 
-/// Reads the sections of a stage; those of one name become one.
+/// Reads the sections of a stage; those of one name become one, but for files: what is copied later may replace what
+/// came before, so they stay in order.
 pub(super) fn parse(
     raw: &[RawSection<'_>],
     stages: &Stages<'_>,
@@ -123,7 +124,7 @@ pub(super) fn parse(
     report: &mut Report,
 ) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
-    let mut places: HashMap<(&str, Option<String>, Option<String>), usize> = HashMap::new();
+    let mut places: HashMap<(&str, Option<String>), usize> = HashMap::new();
     let mut text_bytes = 0_usize;
     for section in raw {
         let Some(kind) = find(section, report) else { continue };
@@ -132,8 +133,11 @@ pub(super) fn parse(
         }
         let filled = scope.fill(section.head, report);
         let Some(head) = read_head(kind, &filled, stages, report) else { continue };
-        let name = |located: &Option<Located<String>>| located.as_ref().map(|located| located.value.clone());
-        let place = *places.entry((kind.name, name(&head.app), name(&head.from))).or_insert(sections.len());
+        let app = head.app.as_ref().map(|app| app.value.clone());
+        let place = match kind.shape {
+            Shape::Files => sections.len(),
+            _ => *places.entry((kind.name, app)).or_insert(sections.len()),
+        };
         if place == sections.len() {
             sections.push(head);
         } else if !head.arguments.is_empty() && sections[place].arguments != head.arguments {

@@ -41,11 +41,7 @@ pub struct Given {
 pub fn argument(text: &str, origin: &str) -> Option<Given> {
     let (name, value) = text.split_once('=')?;
     let name = name.trim();
-    is_name(name).then(|| Given {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        origin: origin.to_owned(),
-    })
+    is_name(name).then(|| Given { name: name.to_owned(), value: value.to_owned(), origin: origin.to_owned() })
 }
 
 /// Reads a file of arguments: lines `NAME=VALUE`, blank lines and comments.
@@ -166,7 +162,7 @@ impl Filled<'_> {
         let start = self.origin(range.start);
         // The end may be in the middle of a character, or at the start of a template.
         let within = self.shifts.iter().find(|(_, original)| original.start + 1 == end && original.len() > 1);
-        let mut end = within.map_or(end, |(_, original)| original.end).max(start);
+        let mut end = within.map_or(end, |(_, original)| original.end).max(start).min(self.line.text.len());
         while !self.line.text.is_char_boundary(end) {
             end += 1;
         }
