@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::header::shortened;
 use super::lines::Block;
@@ -205,26 +206,10 @@ fn read_head(
         .map_or(text.len(), |(at, _)| at);
     let start = 1 + kind.name.len();
     let rest = text.get(start..end).unwrap_or_default();
-    let mut words: Vec<(usize, &str)> = Vec::new();
-    let mut from = start;
-    for piece in rest.split(char::is_whitespace) {
-        if !piece.is_empty() && words.len() < 3 {
-            words.push((from, piece));
-        }
-        from += piece.len() + text[from + piece.len()..].chars().next().map_or(0, char::len_utf8);
-    }
+    let words = first_words(text, start..end);
     let located =
         |(at, word): (usize, &str)| Located { value: word.to_owned(), position: filled.position(at) };
-    let mut section = Section {
-        kind,
-        position: filled.position(0),
-        app: None,
-        from: None,
-        arguments: String::new(),
-        parts: Vec::new(),
-        files: Vec::new(),
-        labels: Vec::new(),
-    };
+    let mut section = empty(kind, filled.position(0));
     let all = || start + rest.len() - rest.trim_start().len()..start + rest.trim_end().len();
     match (kind.app, kind.shape, words.as_slice()) {
         (true, _, [app]) => section.app = Some(app_name(kind, *app, filled, located(*app), report)?),
@@ -274,6 +259,33 @@ fn read_head(
         }),
     }
     Some(section)
+}
+
+/// The first three words of a part of a text, and where they begin: no section takes more than two.
+fn first_words(text: &str, part: Range<usize>) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let mut from = part.start;
+    for piece in text.get(part).unwrap_or_default().split_inclusive(char::is_whitespace) {
+        let word = piece.trim_end();
+        if !word.is_empty() && found.len() < 3 {
+            found.push((from, word));
+        }
+        from += piece.len();
+    }
+    found
+}
+
+fn empty(kind: &'static SectionKind, position: Position) -> Section {
+    Section {
+        kind,
+        position,
+        app: None,
+        from: None,
+        arguments: String::new(),
+        parts: Vec::new(),
+        files: Vec::new(),
+        labels: Vec::new(),
+    }
 }
 
 /// An app's name becomes the name of a directory.
