@@ -3,6 +3,7 @@
 
 mod build;
 mod compatibility;
+mod definition;
 mod demo;
 mod dropin;
 mod environment;

@@ -41,7 +41,7 @@ const SUSE: &[&str] = &[
 /// All agents.
 #[rustfmt::skip]
 pub const AGENTS: &[Agent] = &[
-    agent("arch",           &[],                         &["ConfURL", "Include"]),
+    agent("arch",           &[],                         &["ConfURL"]),
     agent("buildkit",       &["From"],                   &["Target", "Frontend", "Filename", "BuildArgs"]),
     agent("busybox",        &["MirrorURL"],              &[]),
     agent("debootstrap",    &["OSVersion"],              &["MirrorURL", "Include"]),
@@ -92,6 +92,9 @@ pub const KEYS: &[&str] = &[
     "Exclude",
 ];
 
+/// The highest number of an `OtherURL`.
+const URLS: u32 = 99;
+
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderKey {
@@ -138,12 +141,18 @@ impl Read<'_> {
 }
 
 /// Reads a header. None when it has no agent, which has been told then.
-pub fn parse(block: Block<'_>, scope: &mut Scope<'_, '_>, report: &mut Report) -> Option<Header> {
+/// `first` is the stage's first line, for a header without any.
+pub fn parse(
+    block: Block<'_>,
+    first: Line<'_>,
+    scope: &mut Scope<'_, '_>,
+    report: &mut Report,
+) -> Option<Header> {
     let mut keys = read(block, scope, report);
     let Some(bootstrap) = keys.iter().position(|read| read.key.key == "Bootstrap") else {
         report.mistake(|| {
-            let line = keys.first().map_or(Line { number: block.first_line, text: "" }, |read| read.line);
-            let end = keys.first().map_or(0, Read::name_end);
+            let line = keys.first().map_or(first, |read| read.line);
+            let end = keys.first().map_or(first.text.trim_end().len(), Read::name_end);
             Mistake::at(line, 0..end, "this stage has no 'Bootstrap:'".into())
                 .expected("'Bootstrap: AGENT' as the first key of the header")
         });
@@ -285,7 +294,10 @@ fn read_key<'a>(filled: &Filled<'a>, text: &str, report: &mut Report) -> Option<
     };
     let name = text[start..colon].trim_end();
     let lower = name.to_ascii_lowercase();
-    let numbered = lower.strip_prefix("otherurl").and_then(|digits| digits.parse::<u32>().ok());
+    let numbered = lower
+        .strip_prefix("otherurl")
+        .and_then(|digits| digits.parse::<u32>().ok())
+        .filter(|number| *number <= URLS);
     let found = match numbered {
         Some(_) => Some("OtherURL"),
         None => KEYS.iter().copied().find(|key| *key != "OtherURL" && key.eq_ignore_ascii_case(name)),

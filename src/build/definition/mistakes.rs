@@ -58,13 +58,7 @@ impl Mistake {
         let first = position.column as usize - 1;
         let length = line.text.get(range).map_or(1, |text| text.chars().count()).max(1);
         let skipped = if first > SHOWN_CHARS - 20 { first - SHOWN_BEFORE } else { 0 };
-        let mut text: String = line
-            .text
-            .chars()
-            .skip(skipped)
-            .take(SHOWN_CHARS)
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
+        let mut text = plain(&line.text.chars().skip(skipped).take(SHOWN_CHARS).collect::<String>());
         let mut mark = first - skipped;
         if skipped > 0 {
             text.insert_str(0, "...");
@@ -102,9 +96,10 @@ impl Mistake {
 
     /// As it is printed; without a line end after it.
     pub fn show(&self, file: &str) -> String {
+        let message = plain(&self.message);
         let mut out = match self.position {
-            Some(Position { line, column }) => format!("{file}:{line}:{column}: {}", self.message),
-            None => format!("{file}: {}", self.message),
+            Some(Position { line, column }) => format!("{file}:{line}:{column}: {message}"),
+            None => format!("{file}: {message}"),
         };
         if let (Some((text, mark, length)), Some(position)) = (&self.shown, self.position) {
             let number = position.line.to_string();
@@ -115,7 +110,7 @@ impl Mistake {
         }
         for (label, text) in [("expected", &self.expected), ("nearest", &self.nearest)] {
             if let Some(text) = text {
-                let _ = write!(out, "\n  {label}: {text}");
+                let _ = write!(out, "\n  {label}: {}", plain(text));
             }
         }
         out
@@ -177,6 +172,10 @@ impl Report {
         self.warnings.list.sort_by_key(|mistake| mistake.position);
         if self.mistakes.list.is_empty() { Ok(self.warnings) } else { Err(self.mistakes) }
     }
+}
+
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The known name that is most like `name`: a few letters wrong, missing or exchanged, or the case.

@@ -126,7 +126,9 @@ pub fn parse(bytes: &[u8], given: &[Given]) -> Result<Definition, Mistakes> {
     let later: HashSet<String> = raw.iter().filter_map(|stage| header::stage_name(stage.header)).collect();
     for raw in &raw {
         let mut scope = Scope::new(&mut values, &raw.sections, &mut report);
-        let header = header::parse(raw.header, &mut scope, &mut report);
+        let first = raw.header.lines().next().or(raw.sections.first().map(|section| section.head));
+        let first = first.unwrap_or(Line { number: raw.header.first_line, text: "" });
+        let header = header::parse(raw.header, first, &mut scope, &mut report);
         let known = sections::Stages { earlier: &named, all: &later };
         let sections = sections::parse(&raw.sections, &known, &mut scope, &mut report);
         let arguments = scope.taken();

@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::header::shortened;
 use super::lines::Block;
@@ -115,7 +116,8 @@ pub fn is_arguments(head: &str) -> bool {
     name_of(head).eq_ignore_ascii_case("arguments")
 }
 
-/// Reads the sections of a stage; those of one name become one.
+/// Reads the sections of a stage; those of one name become one, but for files: what is copied later may replace what
+/// came before, so they stay in order.
 pub(super) fn parse(
     raw: &[RawSection<'_>],
     stages: &Stages<'_>,
@@ -123,7 +125,7 @@ pub(super) fn parse(
     report: &mut Report,
 ) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
-    let mut places: HashMap<(&str, Option<String>, Option<String>), usize> = HashMap::new();
+    let mut places: HashMap<(&str, Option<String>), usize> = HashMap::new();
     let mut text_bytes = 0_usize;
     for section in raw {
         let Some(kind) = find(section, report) else { continue };
@@ -132,8 +134,11 @@ pub(super) fn parse(
         }
         let filled = scope.fill(section.head, report);
         let Some(head) = read_head(kind, &filled, stages, report) else { continue };
-        let name = |located: &Option<Located<String>>| located.as_ref().map(|located| located.value.clone());
-        let place = *places.entry((kind.name, name(&head.app), name(&head.from))).or_insert(sections.len());
+        let app = head.app.as_ref().map(|app| app.value.clone());
+        let place = match kind.shape {
+            Shape::Files => sections.len(),
+            _ => *places.entry((kind.name, app)).or_insert(sections.len()),
+        };
         if place == sections.len() {
             sections.push(head);
         } else if !head.arguments.is_empty() && sections[place].arguments != head.arguments {
@@ -201,26 +206,10 @@ fn read_head(
         .map_or(text.len(), |(at, _)| at);
     let start = 1 + kind.name.len();
     let rest = text.get(start..end).unwrap_or_default();
-    let mut words: Vec<(usize, &str)> = Vec::new();
-    let mut from = start;
-    for piece in rest.split(char::is_whitespace) {
-        if !piece.is_empty() && words.len() < 3 {
-            words.push((from, piece));
-        }
-        from += piece.len() + text[from + piece.len()..].chars().next().map_or(0, char::len_utf8);
-    }
+    let words = first_words(text, start..end);
     let located =
         |(at, word): (usize, &str)| Located { value: word.to_owned(), position: filled.position(at) };
-    let mut section = Section {
-        kind,
-        position: filled.position(0),
-        app: None,
-        from: None,
-        arguments: String::new(),
-        parts: Vec::new(),
-        files: Vec::new(),
-        labels: Vec::new(),
-    };
+    let mut section = empty(kind, filled.position(0));
     let all = || start + rest.len() - rest.trim_start().len()..start + rest.trim_end().len();
     match (kind.app, kind.shape, words.as_slice()) {
         (true, _, [app]) => section.app = Some(app_name(kind, *app, filled, located(*app), report)?),
@@ -270,6 +259,33 @@ fn read_head(
         }),
     }
     Some(section)
+}
+
+/// The first three words of a part of a text, and where they begin: no section takes more than two.
+fn first_words(text: &str, part: Range<usize>) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let mut from = part.start;
+    for piece in text.get(part).unwrap_or_default().split_inclusive(char::is_whitespace) {
+        let word = piece.trim_end();
+        if !word.is_empty() && found.len() < 3 {
+            found.push((from, word));
+        }
+        from += piece.len();
+    }
+    found
+}
+
+fn empty(kind: &'static SectionKind, position: Position) -> Section {
+    Section {
+        kind,
+        position,
+        app: None,
+        from: None,
+        arguments: String::new(),
+        parts: Vec::new(),
+        files: Vec::new(),
+        labels: Vec::new(),
+    }
 }
 
 /// An app's name becomes the name of a directory.

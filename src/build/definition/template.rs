@@ -162,7 +162,7 @@ impl Filled<'_> {
         let start = self.origin(range.start);
         // The end may be in the middle of a character, or at the start of a template.
         let within = self.shifts.iter().find(|(_, original)| original.start + 1 == end && original.len() > 1);
-        let mut end = within.map_or(end, |(_, original)| original.end).max(start);
+        let mut end = within.map_or(end, |(_, original)| original.end).max(start).min(self.line.text.len());
         while !self.line.text.is_char_boundary(end) {
             end += 1;
         }

@@ -73,7 +73,8 @@ fn answer(args: &BuildArgs, global: &Global) -> Result<()> {
             }
         }
     }
-    if !args.check && !(args.build_args.is_empty() && args.build_arg_files.is_empty()) {
+    let filled_in = !args.build_args.is_empty() || !args.build_arg_files.is_empty();
+    if filled_in && !args.check {
         warn(global, "--build-arg has no effect: there is no definition file to fill in");
     }
     Ok(())
