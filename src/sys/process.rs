@@ -202,8 +202,8 @@ pub fn keep_to_itself(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 }
 
 fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: close_range takes no pointers. That no owned descriptor of this process lies in the range is the
-    // point of the only caller: a forked server drops what it inherited and uses nothing of it any more.
+    // SAFETY: close_range takes no pointers. Who calls uses nothing of the range any more: a forked process drops what
+    // it inherited, and a thread with a table of its own leaves those of the other threads as they are.
     if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
         return Ok(());
     }

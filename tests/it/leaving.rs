@@ -1,11 +1,10 @@
 //! What leaves: the server after its last container, and the image's file system under a server.
 
-use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Need, Place, able, busybox_tree, finish, give, skiff_binary, wait_for_exit};
-use crate::serve::{Shell, data_tree, kill_hard, named, parent};
+use crate::harness::{Need, Place, able, finish, wait_for_exit};
+use crate::serve::{data_tree, kill_hard, named, nested_shell, nested_workers, parent};
 
 const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
 
@@ -61,28 +60,13 @@ fn an_image_whose_file_system_goes_away_gives_eio_and_the_server_lives() {
     let place = Place::new("leaving-image");
     // The file system is that of an outer container, and goes away with its server.
     let (tree, sums) = data_tree(&place, 40);
-    place.build("inner.sif", &tree);
-    let outer = place.work("outer");
-    busybox_tree(&outer);
-    fs::rename(place.work("inner.sif"), outer.join("inner.sif")).expect("the image can be moved");
-    give(&outer);
-    place.build("outer.sif", &outer);
-    let skiff = skiff_binary().to_str().expect("text");
-    let bind = format!("{skiff}:/bin/skiff,/lib,/lib64,/usr/lib");
-    // Settings of the outer skiff do not reach the inner one by themselves.
-    let inner = "SKIFF_LINGER=0 exec /bin/skiff exec /inner.sif sh";
-    let mut command = place.skiff(["exec", "--bind", &bind, "outer.sif", "sh", "-c", inner]);
-    command.env("XDG_RUNTIME_DIR", place.runtime());
-    let mut shell = Shell::of(command);
+    let mut shell = nested_shell(&place, &tree);
     let sum = |name: &str| {
         let line = sums.lines().find(|line| line.ends_with(name)).expect("the file is in the tree");
         line.split(' ').next().unwrap_or_default().to_owned()
     };
     assert_eq!(shell.ask("sha256sum </data/000 | cut -d' ' -f1"), sum("data/000"));
-    // The later of both was started inside the container of the other.
-    let workers = named(&place, "skiff-worker");
-    assert_eq!(workers.len(), 2, "two servers serve");
-    let (outer_worker, inner_worker) = (workers[0].min(workers[1]), workers[0].max(workers[1]));
+    let [outer_worker, inner_worker] = nested_workers(&place);
     let inner_keeper = parent(inner_worker);
     // The keeper first, which would start another worker.
     kill_hard(parent(outer_worker));

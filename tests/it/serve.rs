@@ -245,16 +245,9 @@ fn killing_keeper_and_worker_at_any_moment_leaves_no_process() {
     }
 }
 
-#[test]
-fn a_request_that_kills_every_worker_is_answered_eio_and_the_others_go_on() {
-    if !able(&NEEDS) {
-        return;
-    }
-    let place = Place::new("serve-deadly");
-    // The inner image lies in the outer one. While the outer worker is stopped, reading what is not cached keeps a
-    // request of the inner server in flight, and each of its workers is killed over it.
-    let (tree, _) = data_tree(&place, 40);
-    place.build("inner.sif", &tree);
+/// A shell in an image of `tree` that lies in another image, so that a server reads what another one serves.
+pub fn nested_shell(place: &Place, tree: &Path) -> Shell {
+    place.build("inner.sif", tree);
     let outer = place.work("outer");
     busybox_tree(&outer);
     fs::rename(place.work("inner.sif"), outer.join("inner.sif")).expect("the image can be moved");
@@ -262,14 +255,31 @@ fn a_request_that_kills_every_worker_is_answered_eio_and_the_others_go_on() {
     place.build("outer.sif", &outer);
     let skiff = skiff_binary().to_str().expect("text");
     let bind = format!("{skiff}:/bin/skiff,/lib,/lib64,/usr/lib");
-    let mut command =
-        place.skiff(["exec", "--bind", &bind, "outer.sif", "/bin/skiff", "exec", "/inner.sif", "sh"]);
+    // Settings of the outer skiff do not reach the inner one by themselves.
+    let inner = "SKIFF_LINGER=0 exec /bin/skiff exec /inner.sif sh";
+    let mut command = place.skiff(["exec", "--bind", &bind, "outer.sif", "sh", "-c", inner]);
     command.env("XDG_RUNTIME_DIR", place.runtime());
-    let mut shell = Shell::of(command);
-    // The outer server has no parent left here; the inner one was started inside its container.
-    let workers = named(&place, "skiff-worker");
-    assert_eq!(workers.len(), 2, "two servers serve");
-    let (outer_worker, mut inner_worker) = (workers[0].min(workers[1]), workers[0].max(workers[1]));
+    Shell::of(command)
+}
+
+/// The workers of both servers, the outer one first: the later of both was started inside the other's container.
+pub fn nested_workers(place: &Place) -> [i32; 2] {
+    let mut workers: [i32; 2] = named(place, "skiff-worker").try_into().expect("two servers serve");
+    workers.sort_unstable();
+    workers
+}
+
+#[test]
+fn a_request_that_kills_every_worker_is_answered_eio_and_the_others_go_on() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-deadly");
+    // While the outer worker is stopped, reading what is not cached keeps a request of the inner server in flight, and
+    // each of its workers is killed over it.
+    let (tree, _) = data_tree(&place, 40);
+    let mut shell = nested_shell(&place, &tree);
+    let [outer_worker, mut inner_worker] = nested_workers(&place);
     kill(Pid::from_raw(outer_worker), Signal::SIGSTOP).expect("the outer worker can be stopped");
     shell.tell("cat /data/039 >/dev/null 2>/dev/null && echo read || echo failed");
     let keeper = parent(inner_worker);
