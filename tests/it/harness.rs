@@ -300,7 +300,8 @@ impl Place {
     }
 
     /// A command of the ordinary user in the work directory, with a small and known environment. A server
-    /// leaves at once when its last container has (`SKIFF_LINGER=0`), unless the test says otherwise.
+    /// leaves at once when its last container has (`SKIFF_LINGER=0`), and subordinate ids, which one machine's
+    /// ordinary user has and another's lacks, are not used (`SKIFF_IGNORE_SUBUID=1`), unless the test says otherwise.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         self.prepare(&mut command);
@@ -318,6 +319,7 @@ impl Place {
             .env("LOGNAME", &user().name)
             .env("XDG_RUNTIME_DIR", self.runtime())
             .env("SKIFF_LINGER", "0")
+            .env("SKIFF_IGNORE_SUBUID", "1")
             .env(MARK, &self.directory)
             .current_dir(self.work(""))
             .stdin(Stdio::null());
