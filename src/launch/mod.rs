@@ -79,7 +79,7 @@ pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
         offset: *offset,
         length: *length,
         owner: owner(ids),
-        scope: serve.scope.clone(),
+        scope: scope(&serve.scope, ids),
         linger: Duration::from_millis(serve.linger_ms),
         rendezvous: serve.rendezvous.iter().filter(|_| shared).map(|path| path.0.clone()).collect(),
         start: serve.start.iter().map(|path| path.0.clone()).collect(),
@@ -99,6 +99,14 @@ fn owner(ids: &IdMap) -> Owner {
             Owner::Mapped { uids: count(uids), gids: count(gids) }
         }
         IdMap::Whole => Owner::Image,
+    }
+}
+
+/// Who may share a user namespace has the same ids in it: the administrator may have changed them meanwhile.
+fn scope(scope: &str, ids: &IdMap) -> String {
+    match ids {
+        IdMap::Subordinate { uids, gids, .. } => format!("{scope} with {uids:?} {gids:?}"),
+        _ => scope.to_owned(),
     }
 }
 

@@ -84,6 +84,8 @@ pub enum Need {
     Strace,
     /// bubblewrap, another maker of containers.
     Bubblewrap,
+    /// The programs that map subordinate ids, and root to give the ordinary user some.
+    Newuidmap,
 }
 
 impl Need {
@@ -97,6 +99,7 @@ impl Need {
             Self::RequestTimeout => "request-timeout",
             Self::Strace => "strace",
             Self::Bubblewrap => "bubblewrap",
+            Self::Newuidmap => "newuidmap",
         }
     }
 
@@ -134,6 +137,14 @@ impl Need {
                 let status = as_user(&mut strace, user()).status();
                 let able = status.map_err(|e| format!("cannot run strace: {e}"))?.success();
                 able.then_some(()).ok_or_else(|| "tracing is not allowed".into())
+            }
+            Self::Newuidmap => {
+                Self::Root.probe()?;
+                let there = ["newuidmap", "newgidmap"].iter().all(|name| {
+                    fs::metadata(Path::new("/usr/bin").join(name))
+                        .is_ok_and(|facts| facts.mode() & 0o111 != 0)
+                });
+                there.then_some(()).ok_or_else(|| "no newuidmap (package uidmap)".into())
             }
             Self::Bubblewrap => {
                 let trial = ["--dev-bind", "/", "/", "--unshare-user", "true"];

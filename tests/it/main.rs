@@ -21,5 +21,6 @@ mod process;
 mod reader;
 mod serve;
 mod sif;
+mod subids;
 mod unpacked;
 mod verbs;
