@@ -20,6 +20,7 @@ mod namespaces;
 mod own;
 mod process;
 mod rootfs;
+mod subordinate;
 mod supervise;
 
 use std::convert::Infallible;
@@ -27,9 +28,11 @@ use std::fs::File;
 use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{IdMap, Processes, Root, RunPlan, Serving};
+use crate::plan::{IdMap, IdRange, Processes, Root, RunPlan, Serving};
 use crate::serve::{self, Meeting, Owner, Unpacked};
 use crate::sys::compat;
+
+pub use self::namespaces::enter_user_namespace;
 
 /// The image's server, met or started; no container is in it yet.
 pub struct Server(Meeting);
@@ -66,7 +69,7 @@ impl Server {
 /// # Errors
 /// An image that cannot be looked at, no more processes.
 pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
-    let Serving { root, ids, serve } = serving;
+    let Serving { root, ids, serve, .. } = serving;
     let Root::Image { path, offset, length } = root else { return Ok(None) };
     let image = image.try_clone().tried(|| format!("cannot use the image {:?}", path.0))?;
     // Without mounts by descriptors a container cannot take the image from the template that others left.
@@ -75,18 +78,36 @@ pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
         image,
         offset: *offset,
         length: *length,
-        owner: match *ids {
-            IdMap::Caller { uid, gid } => Owner::Caller { uid, gid },
-            IdMap::Root { .. } => Owner::Caller { uid: 0, gid: 0 },
-            IdMap::Whole => Owner::Image,
-        },
-        scope: serve.scope.clone(),
+        owner: owner(ids),
+        scope: scope(&serve.scope, ids),
         linger: Duration::from_millis(serve.linger_ms),
         rendezvous: serve.rendezvous.iter().filter(|_| shared).map(|path| path.0.clone()).collect(),
         start: serve.start.iter().map(|path| path.0.clone()).collect(),
         unpack: serve.unpack.as_ref().map(|path| path.0.clone()),
     };
     Ok(Some(Server(serve::meet(request)?)))
+}
+
+fn owner(ids: &IdMap) -> Owner {
+    match ids {
+        IdMap::Caller { uid, gid } => Owner::Caller { uid: *uid, gid: *gid },
+        IdMap::Root { .. } => Owner::Caller { uid: 0, gid: 0 },
+        IdMap::Subordinate { uids, gids, .. } => {
+            // One more: 0 is the caller.
+            let count =
+                |ranges: &[IdRange]| ranges.iter().fold(1_u32, |sum, range| sum.saturating_add(range.count));
+            Owner::Mapped { uids: count(uids), gids: count(gids) }
+        }
+        IdMap::Whole => Owner::Image,
+    }
+}
+
+/// Who may share a user namespace has the same ids in it: the administrator may have changed them meanwhile.
+fn scope(scope: &str, ids: &IdMap) -> String {
+    match ids {
+        IdMap::Subordinate { uids, gids, .. } => format!("{scope} with {uids:?} {gids:?}"),
+        _ => scope.to_owned(),
+    }
 }
 
 /// Runs `plan` with the server of its image. Returns only when something failed.

@@ -56,6 +56,13 @@ pub enum Owner {
         /// Group id.
         gid: u32,
     },
+    /// Their owners in the image, which are mapped up to some id; those of others are shown as nobody's.
+    Mapped {
+        /// How many user ids are mapped, from 0 on.
+        uids: u32,
+        /// How many group ids.
+        gids: u32,
+    },
     /// Their owners in the image, since all ids are mapped.
     Image,
 }

@@ -210,6 +210,7 @@ impl Files {
     fn attributes(&self, inode: &Inode) -> wire::Attributes {
         let (uid, gid) = match self.owner {
             Owner::Caller { uid, gid } => (uid, gid),
+            Owner::Mapped { uids, gids } => (mapped(inode.uid, uids), mapped(inode.gid, gids)),
             Owner::Image => (inode.uid, inode.gid),
         };
         let mtime = u64::from(inode.mtime);
@@ -233,6 +234,15 @@ impl Files {
         }
     }
 }
+
+/// An id that the user namespace does not map belongs to nobody there, not even to root: such a file could be neither
+/// read nor given to someone. So it is shown as belonging to the one whom everybody calls nobody, who is mapped.
+fn mapped(id: u32, count: u32) -> u32 {
+    if id < count { id } else { NOBODY }
+}
+
+/// The kernel's overflow id.
+const NOBODY: u32 = 65_534;
 
 /// Whether a kernel that sends this INIT gives up requests that nobody answers.
 pub fn gives_up(header: &RequestHeader, request: &[u8]) -> bool {

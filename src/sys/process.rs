@@ -92,6 +92,46 @@ pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
     }
 }
 
+/// As [`in_child`], but this process never learns of it, nor does a program that it becomes: the work is done in a
+/// child of a silent child. Both have ended when this returns; `meanwhile` is done in this process.
+///
+/// # Errors
+/// As [`in_child`].
+pub fn in_silent_child<T>(
+    work: impl FnOnce() -> Vec<u8>,
+    meanwhile: impl FnOnce() -> T,
+) -> io::Result<(T, Vec<u8>)> {
+    let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match fork_silently()? {
+        Fork::Child => {
+            // What it holds is this process's affair: the work may wait for its being closed.
+            drop((from, meanwhile));
+            let Ok(forked) = fork() else { exit(1) };
+            let Fork::Parent(worker) = forked else {
+                // A caller that ignores SIGCHLD would have the worker's own children reaped under its hands.
+                super::signals::hold_all();
+                let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                let told =
+                    worked.is_ok_and(|bytes| io::Write::write_all(&mut File::from(to), &bytes).is_ok());
+                exit(i32::from(!told))
+            };
+            drop(to);
+            // ECHILD says that the kernel has reaped it; what it told is known by the pipe.
+            exit(i32::from(!matches!(wait_for(worker), Ok(Ended::Exited(0)) | Err(_))))
+        }
+        Fork::Parent(pid) => {
+            drop(to);
+            let done = meanwhile();
+            let mut bytes = Vec::new();
+            let read = io::Read::read_to_end(&mut File::from(from), &mut bytes);
+            match wait_for(pid)? {
+                Ended::Exited(0) => read.map(|_| (done, bytes)),
+                _ => Err(io::Error::from_raw_os_error(libc::ECHILD)),
+            }
+        }
+    }
+}
+
 /// What has become of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {

@@ -2,6 +2,7 @@
 //! real images and the real kernel; `harness` gives each a place of its own and checks that it leaves nothing.
 
 mod build;
+mod busybox;
 mod compatibility;
 mod definition;
 mod demo;
@@ -21,5 +22,6 @@ mod process;
 mod reader;
 mod serve;
 mod sif;
+mod subids;
 mod unpacked;
 mod verbs;
