@@ -218,6 +218,9 @@ impl Walk<'_, '_> {
                 match stored.kind {
                     NodeKind::Directory(_) => {
                         let at = At::Base(base.enter(reference)?);
+                        if opened.sides.is_empty() {
+                            opened.xattrs = stored.xattrs;
+                        }
                         opened.sides.push(Side { layer: 0, at });
                     }
                     _ => base.hide(reference)?,
