@@ -1,10 +1,12 @@
 //! The write side: a tree becomes a SquashFS 4.0 image in one streaming pass.
 //!
 //! ```text
-//! source       walks a directory, says what is to be read        (the only part that knows directories)
+//! walk         walks directories, layers, the base of layers; says what is to be read
+//!                marks (what layers say in attributes), base (an image as it is walked), units (buffers' worths)
 //! read         reads, hashes, finds zeros and holes              several threads
 //! sequence     duplicates, fragments, order                      one thread; all decisions
 //! data         compresses; appends to the output                 all cores; one thread
+//! carry        copies what a base has stored already             after the data, beside the tables
 //! inodes       inode and directory tables                        after the data
 //! tables       metadata blocks; id, fragment, export, xattr tables
 //! ```
@@ -13,22 +15,31 @@
 //! unfinished image is none. Nothing else is written. How the threads work together, and why their number
 //! does not show in the result, is in [`pipeline`].
 
+mod base;
+mod carry;
 pub mod compress;
 mod data;
 mod format;
 mod inodes;
+mod layers;
 pub mod limits;
+mod marks;
 mod pipeline;
 mod queue;
 mod read;
 mod sequence;
-mod source;
+mod sides;
 mod tables;
+mod tree;
+mod units;
+mod walk;
 mod xattr;
 
 pub use compress::{Compression, CompressionKind};
+pub use layers::{Layers, pack_layers};
 
 use crate::error::{Error, Kind, Result};
+use carry::Copying;
 use compress::Compressor;
 use data::{Output, Written};
 use format::{
@@ -38,15 +49,16 @@ use inodes::Inodes;
 use pipeline::{JOB_BLOCKS, Pipeline};
 use sequence::Contents;
 use sha2::{Digest, Sha256};
-use source::Tree;
 use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tree::Tree;
+use walk::{Roots, Walked};
 
 /// How to pack.
 #[derive(Debug, Clone)]
@@ -198,9 +210,8 @@ pub struct PackSummary {
 }
 
 /// What the pipeline leaves for the tables.
-struct Packed {
-    tree: Tree,
-    warnings: Warnings,
+struct Packed<'a> {
+    walked: Walked<'a>,
     contents: Contents,
     written: Written,
 }
@@ -221,12 +232,23 @@ pub fn pack_directory(
     options: &PackOptions,
     watch: (&Progress, &AtomicBool),
 ) -> Result<PackSummary> {
+    let roots = Roots { base: None, directories: &[root.to_owned()], marked: false };
+    pack(roots, output, offset, options, watch)
+}
+
+/// Packs what the walk of `roots` finds.
+fn pack(
+    roots: Roots<'_>,
+    output: &File,
+    offset: u64,
+    options: &PackOptions,
+    watch: (&Progress, &AtomicBool),
+) -> Result<PackSummary> {
     options.ensure_sensible()?;
-    let (progress, cancel) = watch;
     let metadata = output
         .metadata()
         .map_err(|error| Error::new(Kind::Io, "cannot examine the output file").because(error))?;
-    let pipeline = Pipeline::new(options, progress, cancel, (metadata.dev(), metadata.ino()));
+    let pipeline = Pipeline::new(options, watch, (metadata.dev(), metadata.ino()), roots.base);
     let mut position = SUPERBLOCK_BYTES as u64;
     let mut compressor_options = Vec::new();
     if let Some(bytes) = options.compression.options()? {
@@ -237,31 +259,28 @@ pub fn pack_directory(
     output.append(&compressor_options)?;
     position = output.position;
     debug_assert!(position < 200);
-    let packed = run_pipeline(root, pipeline, options, &mut output)?;
-    finish(packed, output, options, cancel)
+    let packed = run_pipeline(roots, pipeline, options, &mut output)?;
+    finish(packed, output, options, watch)
 }
 
 /// Starts all threads, waits for them, gives what they made or the first failure.
-fn run_pipeline(
-    root: &Path,
+fn run_pipeline<'a>(
+    roots: Roots<'a>,
     pipeline: Pipeline<'_>,
     options: &PackOptions,
     output: &mut Output<'_>,
-) -> Result<Packed> {
-    let read_options =
-        read::ReadOptions { block_bytes: options.block_bytes as usize, seed: RandomState::new().hash_one(0) };
+) -> Result<Packed<'a>> {
+    let read_options = read::ReadOptions {
+        block_bytes: options.block_bytes as usize,
+        seed: RandomState::new().hash_one(0),
+        marked: roots.marked,
+    };
     let shared = &pipeline;
     let (walked, contents, written) = thread::scope(|scope| {
-        let spawned = |error: std::io::Error| {
-            shared.fail(
-                Error::new(Kind::Host, "cannot start a thread")
-                    .because(error)
-                    .hint("the limit of processes is reached (ulimit -u, or pids.max of the control group)"),
-            );
-        };
+        let spawned = |error| shared.fail(no_thread(error));
         let walk = thread::Builder::new()
             .name("walk".into())
-            .spawn_scoped(scope, || shared.run(|| source::walk(root, shared, options)));
+            .spawn_scoped(scope, || shared.run(|| walk::walk(roots, shared, options)));
         let writer = thread::Builder::new()
             .name("write".into())
             .spawn_scoped(scope, || shared.run(|| data::write_jobs(shared, output)));
@@ -288,20 +307,32 @@ fn run_pipeline(
     if let Some(failure) = pipeline.into_failure() {
         return Err(failure);
     }
-    let (Some((tree, warnings)), Some(contents), Some(written)) = (walked, contents, written) else {
+    let (Some(walked), Some(contents), Some(written)) = (walked, contents, written) else {
         return Err(Error::new(Kind::Internal, "packing ended without a result and without an error"));
     };
-    Ok(Packed { tree, warnings, contents, written })
+    Ok(Packed { walked, contents, written })
 }
 
-/// Writes the tables and the superblock.
+fn no_thread(error: std::io::Error) -> Error {
+    Error::new(Kind::Host, "cannot start a thread")
+        .because(error)
+        .hint("the limit of processes is reached (ulimit -u, or pids.max of the control group)")
+}
+
+/// Copies what is carried over, writes the tables and the superblock.
 fn finish(
-    packed: Packed,
+    packed: Packed<'_>,
     mut output: Output<'_>,
     options: &PackOptions,
-    cancel: &AtomicBool,
+    watch: (&Progress, &AtomicBool),
 ) -> Result<PackSummary> {
-    let Packed { tree, mut warnings, contents, written } = packed;
+    let Packed { walked, mut contents, mut written } = packed;
+    let Walked { mut tree, mut warnings, carry } = walked;
+    for &(node, owner) in contents.owners.iter().filter(|_| options.one_owner.is_none()) {
+        if let Some(node) = tree.nodes.get_mut(node as usize) {
+            (node.status.uid, node.status.gid) = owner;
+        }
+    }
     for (tally, nodes) in
         [(&mut warnings.changed, &contents.changed), (&mut warnings.access_lists, &contents.access_lists)]
     {
@@ -309,50 +340,95 @@ fn finish(
             tally.count(|| tree.path(node));
         }
     }
-    let mut compressor = Compressor::new(options.compression, options.block_bytes)?;
-    let compressor = &mut compressor;
-    let mut inodes = Inodes::new(&tree, &contents, &written, compressor, options.block_bytes);
-    let root = inodes.write(|| match cancel.load(std::sync::atomic::Ordering::Relaxed) {
+    let position = output.position;
+    let copying = match carry {
+        Some(carry) => carry.settle(&mut contents, &mut written, position)?,
+        None => Copying::default(),
+    };
+    let tables_at = position + copying.bytes();
+    let build = || Tables::build((&tree, &contents, &written), tables_at, options, watch.1);
+    // Where everything will be is known: the tables need not wait for the copy.
+    let tables = thread::scope(|scope| {
+        let copied = thread::Builder::new()
+            .name("copy".into())
+            .spawn_scoped(scope, || output.copy(&copying, watch))
+            .map_err(no_thread)?;
+        let tables = build();
+        copied.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the copying thread panicked")))?;
+        tables
+    })?;
+    output.append(&tables.bytes)?;
+    output.write_first(&tables.superblock.encode(options)?)?;
+    Ok(PackSummary {
+        bytes: output.position,
+        inodes: u64::from(tables.superblock.inodes),
+        duplicates: contents.duplicates,
+        warnings,
+        content_digest: output.digest().map(|hash| Sha256::digest(hash.to_le_bytes()).into()),
+    })
+}
+
+/// All that follows the data, and what the superblock says of it.
+struct Tables {
+    bytes: Vec<u8>,
+    superblock: Superblock,
+}
+
+impl Tables {
+    /// Makes the tables that will be at `base` in the image.
+    fn build(
+        (tree, contents, written): (&Tree, &Contents, &Written),
+        base: u64,
+        options: &PackOptions,
+        cancel: &AtomicBool,
+    ) -> Result<Self> {
+        let mut compressor = Compressor::new(options.compression, options.block_bytes)?;
+        let compressor = &mut compressor;
+        let mut inodes = Inodes::new(tree, contents, written, compressor, options.block_bytes);
+        let root = inodes.write(|| ensure_wanted(cancel))?;
+        let Inodes { inodes: inode_table, directories, ids, xattrs, export, .. } = inodes;
+        let mut tail = inode_table.out;
+        let directory_start = base + tail.len() as u64;
+        tail.extend_from_slice(&directories.out);
+        let mut records = Vec::with_capacity(written.fragments.len() * 16);
+        for (start, size) in &written.fragments {
+            records.extend(start.to_le_bytes());
+            records.extend(size.to_le_bytes());
+            records.extend(0_u32.to_le_bytes());
+        }
+        let fragment_start = match written.fragments.is_empty() {
+            true => NO_TABLE,
+            false => tables::write_table(&mut tail, base, &records, compressor)?,
+        };
+        let records: Vec<u8> = export.iter().flat_map(|reference| reference.to_le_bytes()).collect();
+        let export_start = tables::write_table(&mut tail, base, &records, compressor)?;
+        let records: Vec<u8> = ids.list.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let id_start = tables::write_table(&mut tail, base, &records, compressor)?;
+        let xattr_start = xattrs.write(&mut tail, base, compressor)?;
+        let bytes_used = base + tail.len() as u64;
+        // A loop device shows whole sectors only, and mksquashfs pads to 4096.
+        tail.resize((bytes_used.next_multiple_of(4096) - base) as usize, 0);
+        let superblock = Superblock {
+            inodes: export.len() as u32,
+            fragments: written.fragments.len() as u32,
+            ids: ids.list.len() as u16,
+            root,
+            bytes_used,
+            tables: [id_start, xattr_start, base, directory_start, fragment_start, export_start],
+        };
+        Ok(Self { bytes: tail, superblock })
+    }
+}
+
+/// Has the user cancelled?
+///
+/// # Errors
+/// [`Kind::Interrupted`] if so.
+fn ensure_wanted(cancel: &AtomicBool) -> Result<()> {
+    match cancel.load(Ordering::Relaxed) {
         true => Err(Error::new(Kind::Interrupted, "packing was interrupted")),
         false => Ok(()),
-    })?;
-    let Inodes { inodes: inode_table, directories, ids, xattrs, export, .. } = inodes;
-    let base = output.position;
-    let mut tail = inode_table.out;
-    let directory_start = base + tail.len() as u64;
-    tail.extend_from_slice(&directories.out);
-    let mut records = Vec::with_capacity(written.fragments.len() * 16);
-    for (start, size) in &written.fragments {
-        records.extend(start.to_le_bytes());
-        records.extend(size.to_le_bytes());
-        records.extend(0_u32.to_le_bytes());
     }
-    let fragment_start = match written.fragments.is_empty() {
-        true => NO_TABLE,
-        false => tables::write_table(&mut tail, base, &records, compressor)?,
-    };
-    let records: Vec<u8> = export.iter().flat_map(|reference| reference.to_le_bytes()).collect();
-    let export_start = tables::write_table(&mut tail, base, &records, compressor)?;
-    let records: Vec<u8> = ids.list.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let id_start = tables::write_table(&mut tail, base, &records, compressor)?;
-    let xattr_start = xattrs.write(&mut tail, base, compressor)?;
-    let bytes_used = base + tail.len() as u64;
-    // A loop device shows whole sectors only, and mksquashfs pads to 4096.
-    let bytes = bytes_used.next_multiple_of(4096);
-    tail.resize((bytes - base) as usize, 0);
-    output.append(&tail)?;
-    let superblock = Superblock {
-        inodes: export.len() as u32,
-        fragments: written.fragments.len() as u32,
-        ids: ids.list.len() as u16,
-        root,
-        bytes_used,
-        tables: [id_start, xattr_start, base, directory_start, fragment_start, export_start],
-    };
-    output.write_first(&superblock.encode(options)?)?;
-    let content_digest = output.digest().map(|hash| Sha256::digest(hash.to_le_bytes()).into());
-    let (inodes, duplicates) = (export.len() as u64, contents.duplicates);
-    Ok(PackSummary { bytes, inodes, duplicates, warnings, content_digest })
 }
 
 /// What varies in a superblock.

@@ -18,12 +18,13 @@
 //! queues, and everyone who waits on one wakes.
 
 use super::queue::{Ordered, Queue, Stopped};
-use super::source::UnitJob;
+use super::units::UnitJob;
 use super::{PackOptions, Progress};
 use crate::error::{Error, Kind};
+use crate::image::squashfs::Squashfs;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 /// Why a stage ends early.
@@ -124,6 +125,7 @@ pub struct Pipeline<'a> {
     pub progress: &'a Progress,
     /// Device and inode of the image being written, which may lie inside the tree.
     pub output_identity: (u64, u64),
+    base: Option<&'a Squashfs>,
     cancel: &'a AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -132,9 +134,9 @@ impl<'a> Pipeline<'a> {
     /// A pipeline at rest, with as many buffers as the options' memory allows.
     pub fn new(
         options: &PackOptions,
-        progress: &'a Progress,
-        cancel: &'a AtomicBool,
+        (progress, cancel): (&'a Progress, &'a AtomicBool),
         output_identity: (u64, u64),
+        base: Option<&'a Squashfs>,
     ) -> Self {
         let chunk = |pool, bytes: usize| Chunk { pool, raw: vec![0; bytes], packed: vec![0; bytes] };
         let (units, fragments) = options.buffers();
@@ -149,6 +151,7 @@ impl<'a> Pipeline<'a> {
             ),
             progress,
             output_identity,
+            base,
             cancel,
             failure: Mutex::new(None),
         }
@@ -159,10 +162,12 @@ impl<'a> Pipeline<'a> {
     /// # Errors
     /// [`Kind::Interrupted`] if so.
     pub fn check(&self) -> Result<(), Halt> {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(Halt::Failed(Error::new(Kind::Interrupted, "packing was interrupted")));
-        }
-        Ok(())
+        Ok(super::ensure_wanted(self.cancel)?)
+    }
+
+    /// The base image, for a file that says it is in there.
+    pub fn base(&self) -> Result<&'a Squashfs, Halt> {
+        self.base.ok_or_else(|| Error::new(Kind::Internal, "a file of the base without a base").into())
     }
 
     /// Puts a chunk back where it belongs.

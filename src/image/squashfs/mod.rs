@@ -20,6 +20,7 @@ mod data;
 mod dir;
 mod inode;
 mod meta;
+mod stored;
 mod superblock;
 mod walk;
 mod xattr;
@@ -28,6 +29,7 @@ pub use codec::Compressor;
 pub use data::{Block, Bytes, FileData};
 pub use dir::{DirEntry, Listing};
 pub use inode::{Content, FileKind, Inode, InodeRef};
+pub use stored::{StoredBlock, Tail};
 pub use superblock::{MAGIC, SUPERBLOCK_BYTES, Superblock};
 
 use crate::error::{Error, Kind, Result};
