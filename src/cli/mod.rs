@@ -17,6 +17,7 @@
 
 pub mod build;
 pub mod build_other;
+pub mod cache;
 pub mod called;
 pub mod elsewhere;
 pub mod files;
@@ -158,6 +159,9 @@ pub enum Verb {
     /// Make an image from a directory, or unpack one into a directory
     #[command(after_long_help = build::EXAMPLES)]
     Build(Lazy<build::BuildArgs>),
+    /// List or remove what earlier builds left to be used again
+    #[command(after_long_help = cache::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
+    Cache(cache::CacheArgs),
     /// Look into a SIF file
     #[command(after_long_help = sif::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
     Sif(sif::SifArgs),
