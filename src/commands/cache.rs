@@ -127,7 +127,8 @@ fn what(entry: &Listed, about: &About) -> String {
     let line = if made.line.is_empty() { String::new() } else { format!(": {}", made.line.trim()) };
     let gone = if entry.reachable { "" } else { " (what it stands on is gone)" };
     let text = format!("{}{stage} {section}{line}", made.definition);
-    let shown: String = text.chars().take(WHAT_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let shown: String =
+        text.chars().take(WHAT_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let more = if text.chars().count() > WHAT_CHARACTERS { "…" } else { "" };
     format!("{shown}{more}{gone}")
 }
@@ -153,8 +154,7 @@ fn entry_json(entry: &Listed) -> Value {
 
 fn clean(cache: &Cache, args: &CleanArgs, global: &Global) -> Result<i32> {
     let filter = Filter { unused_days: args.days.filter(|days| *days > 0), kinds: kinds(&args.types) };
-    let would: Vec<Listed> =
-        cache.clean(&filter, true)?.into_iter().map(|cleaned| cleaned.entry).collect();
+    let would: Vec<Listed> = cache.clean(&filter, true)?.into_iter().map(|cleaned| cleaned.entry).collect();
     if args.dry_run {
         let args = ListArgs { types: Vec::new(), json: false };
         let text = list(&would, &args, &cache.place().to_string_lossy());
@@ -171,13 +171,16 @@ fn clean(cache: &Cache, args: &CleanArgs, global: &Global) -> Result<i32> {
 fn ask(entries: &[Listed], cache: &Cache) -> Result<bool> {
     let bytes = entries.iter().filter_map(|entry| Some(entry.about.as_ref()?.bytes)).sum();
     let tried = || format!("cannot ask whether to remove {}", count(entries.len()));
-    let question = format!("Remove {}, {}, from {:?}? [y/N] ", count(entries.len()), amount(bytes), cache.place());
+    let question =
+        format!("Remove {}, {}, from {:?}? [y/N] ", count(entries.len()), amount(bytes), cache.place());
     io::stderr().write_all(question.as_bytes()).tried(tried)?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).tried(tried)?;
     if answer.is_empty() && !io::stdin().is_terminal() {
         eprintln!();
-        return Err(Error::usage(tried()).because("nobody answers").hint("--force removes without a question"));
+        return Err(Error::usage(tried())
+            .because("nobody answers")
+            .hint("--force removes without a question"));
     }
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }

@@ -73,14 +73,17 @@ impl Cache {
                 continue;
             }
             // Gone in this moment, or never whole.
-            let Ok(status) = fs::metadata(path.join("lock")).or_else(|_| fs::metadata(&path)) else { continue };
+            let Ok(status) = fs::metadata(path.join("lock")).or_else(|_| fs::metadata(&path)) else {
+                continue;
+            };
             listed.push(Listed { about: read_about(&path), used: status.mtime(), reachable: true, path });
         }
         let present: HashSet<Instance> =
             listed.iter().filter_map(|entry| Some(entry.about.as_ref()?.instance)).collect();
         for entry in &mut listed {
             let parent = entry.about.as_ref().map(|about| about.made.parent);
-            entry.reachable = parent.is_some_and(|parent| parent.is_none_or(|parent| present.contains(&parent)));
+            entry.reachable =
+                parent.is_some_and(|parent| parent.is_none_or(|parent| present.contains(&parent)));
         }
         listed.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.path.cmp(&b.path)));
         Ok(listed)
@@ -197,9 +200,10 @@ impl Cache {
 
 impl Filter {
     fn takes(&self, entry: &Listed, now: i64) -> bool {
-        let of_kind = self.kinds.as_ref().is_none_or(|kinds| {
-            entry.about.as_ref().is_some_and(|about| kinds.contains(&about.kind))
-        });
+        let of_kind = self
+            .kinds
+            .as_ref()
+            .is_none_or(|kinds| entry.about.as_ref().is_some_and(|about| kinds.contains(&about.kind)));
         of_kind && (!entry.reachable || self.is_old(entry.used, now))
     }
 

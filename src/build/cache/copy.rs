@@ -167,15 +167,12 @@ fn copy_xattrs(source: &Path, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What a call gives that first says how much it would.
+/// What a call gives into a buffer that is large enough for it; values and lists have at most 64 KiB.
 fn sized(get: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut buffer = vec![0; 1024];
     loop {
-        let mut buffer = vec![0; get(&mut [])?];
-        if buffer.is_empty() {
-            return Ok(buffer);
-        }
         match get(&mut buffer) {
-            Err(Errno::RANGE) => {}
+            Err(Errno::RANGE) if buffer.len() <= 64 << 10 => buffer = vec![0; buffer.len() * 4],
             Err(errno) => return Err(errno),
             Ok(length) => {
                 buffer.truncate(length);
@@ -205,6 +202,7 @@ mod tests {
         lsetxattr(from.join("closed"), "user.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
         chmodat(CWD, from.join("link"), Mode::from_raw_mode(0o4711), AtFlags::empty()).unwrap();
         chmodat(CWD, from.join("closed"), Mode::from_raw_mode(0o2511), AtFlags::empty()).unwrap();
+        lsetxattr(from.join("closed"), "user.long", &[7; 3000], XattrFlags::empty()).unwrap();
         let old = Timespec { tv_sec: -5, tv_nsec: 7 };
         let times = Timestamps { last_access: old, last_modification: old };
         for name in ["closed", "soft", "link", "gone", ""] {
@@ -212,18 +210,20 @@ mod tests {
         }
         copy_tree(&from, &to).unwrap();
         let look = |path: &Path| {
-            let all = ["", "closed", "closed/sub", "closed/sub/file", "link", "soft", "sparse", "gone", "pipe"];
+            let all =
+                ["", "closed", "closed/sub", "closed/sub/file", "link", "soft", "sparse", "gone", "pipe"];
             all.map(|name| {
                 let status = fs::symlink_metadata(path.join(name)).unwrap();
                 let size = if status.is_dir() { 0 } else { status.size() };
-                let xattrs = ["user.skiff.owner", "user.overlay.opaque"].map(|name_of| {
-                    sized(|buffer| lgetxattr(path.join(name), name_of, buffer)).ok()
-                });
+                let xattrs = ["user.skiff.owner", "user.overlay.opaque", "user.long"]
+                    .map(|name_of| sized(|buffer| lgetxattr(path.join(name), name_of, buffer)).ok());
                 let time = (status.mtime(), status.mtime_nsec());
                 (name, status.mode(), status.nlink(), status.rdev(), size, time, xattrs)
             })
         };
         assert_eq!(look(&from), look(&to));
+        let value = |name: &str| sized(|buffer| lgetxattr(to.join("closed"), name, buffer)).unwrap();
+        assert_eq!((value("user.overlay.opaque"), value("user.long")), (b"y".to_vec(), vec![7; 3000]));
         assert_eq!(fs::read(to.join("closed/sub/file")).unwrap(), b"text");
         assert_eq!(fs::read_link(to.join("soft")).unwrap(), Path::new("closed/none"));
         assert!(fs::metadata(to.join("sparse")).unwrap().blocks() < 1000);

@@ -19,8 +19,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::key::{Digest, Hash};
 use super::keep::seconds_now;
+use super::key::{Digest, Hash};
 use crate::error::{Context, Error, Kind, Result};
 
 /// How long before it was read a file must have been left alone for its times to count.
@@ -231,7 +231,7 @@ mod tests {
             assert_eq!(digest(&top, links) == before, expected);
         };
         same(true, Links::Keep, &|| {
-            fs::File::open(top.join("b")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+            File::open(top.join("b")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         });
         same(false, Links::Keep, &|| fs::write(top.join("b"), "3").unwrap());
         same(false, Links::Keep, &|| {

@@ -56,8 +56,7 @@ pub fn of_image(image: &Image) -> Result<Digest> {
     }
     let mut bytes = [0; SUPERBLOCK_BYTES];
     partition.read_exact_at(&mut bytes, 0).tried(tried)?;
-    let superblock =
-        Superblock::parse(&bytes, partition.length()).map_err(|error| image.named(error))?;
+    let superblock = Superblock::parse(&bytes, partition.length()).map_err(|error| image.named(error))?;
     hash.bytes("superblock", &bytes);
     let tables = superblock.bytes_used.saturating_sub(superblock.inode_table);
     add(&mut hash, partition, superblock.inode_table, tables).tried(tried)?;

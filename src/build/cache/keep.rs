@@ -72,7 +72,9 @@ impl Cache {
         let draft = self.draft().tried(tried)?;
         let about = self.describe(key, kind, from, made);
         let json = serde_json::to_vec(&about).tried(tried)?;
-        File::create(draft.path.join("about.json")).and_then(|mut file| file.write_all(&json)).tried(tried)?;
+        File::create(draft.path.join("about.json"))
+            .and_then(|mut file| file.write_all(&json))
+            .tried(tried)?;
         let inside = draft.path.join(if kind == Kind::Layer { "layer" } else { "image" });
         let moved = self.bring(kind, from, &inside).tried(tried)?;
         if kind == Kind::Layer {

@@ -187,8 +187,7 @@ impl Cache {
         }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim_end().to_owned();
-        let cache =
-            Self { place: place.to_owned(), root, trees, boot, unsettled: Mutex::new(Vec::new()) };
+        let cache = Self { place: place.to_owned(), root, trees, boot, unsettled: Mutex::new(Vec::new()) };
         match File::create_new(place.join("CACHEDIR.TAG")) {
             Ok(mut file) => io::Write::write_all(&mut file, TAG.as_bytes()).tried(tried)?,
             // A cache that cannot be written to may be read.

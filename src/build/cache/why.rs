@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::super::plan::Lines;
 use super::Cache;
 use super::files::{FileRecord, Known};
 use super::key::{Base, Chain, Digest, Facts, Hash, Ids, Key, text_lines};
-use super::super::plan::Lines;
 use crate::error::{Context, Result};
 
 /// No record is longer.
