@@ -11,3 +11,4 @@
 pub mod cache;
 pub mod definition;
 pub mod plan;
+pub mod sbom;

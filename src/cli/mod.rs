@@ -9,6 +9,8 @@
 //!            are answered in a sentence
 //! build.rs   build; in build_other.rs the flags that are answered in a sentence
 //! inspect.rs inspect, run-help
+//! cache.rs   cache list, clean
+//! sbom.rs    sbom
 //! sif.rs     sif list, header, info, dump
 //! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
 //! ```
@@ -26,6 +28,7 @@ pub mod lazy;
 pub mod namespaces;
 pub mod other;
 pub mod run;
+pub mod sbom;
 pub mod sif;
 
 use std::ffi::OsString;
@@ -165,6 +168,9 @@ pub enum Verb {
     /// Look into a SIF file
     #[command(after_long_help = sif::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
     Sif(sif::SifArgs),
+    /// List the software in an image as SPDX
+    #[command(after_long_help = sbom::EXAMPLES)]
+    Sbom(Lazy<sbom::SbomArgs>),
     /// Say what this machine allows, and what mends the rest
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),

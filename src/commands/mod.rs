@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! argv -> cli::called -> cli::Cli
-//!     -> exec | run | shell | test | inspect | build | cache | sif | doctor | completions | docs -> exit status
+//!     -> exec | run | shell | test | inspect | build | cache | sif | sbom | doctor | completions | docs -> exit status
 //! ```
 //!
 //! Exit status: the program's own for `exec`, `run`, `shell` and `test`; else 0, 255 for every failure of
@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod exec;
 pub mod inspect;
 pub mod obtain;
+pub mod sbom;
 pub mod sif;
 
 use std::ffi::OsString;
@@ -77,6 +78,7 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::Build(args) => build::run(args, global),
         Verb::Cache(args) => cache::run(args, global),
         Verb::Sif(args) => sif::run(args),
+        Verb::Sbom(args) => sbom::run(args, global),
         Verb::Doctor(args) => doctor::run(args, global),
         Verb::Completions(args) => docs::completions(args),
         Verb::Docs(args) => docs::run(args),
