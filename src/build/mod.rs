@@ -8,5 +8,7 @@
 //!
 //! Both are pure: nothing here reads a file. Carrying a build plan out is not there yet.
 
+pub mod cache;
 pub mod definition;
 pub mod plan;
+pub mod sbom;

@@ -3,6 +3,7 @@
 
 mod build;
 mod busybox;
+mod cache;
 mod compatibility;
 mod definition;
 mod demo;
