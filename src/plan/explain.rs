@@ -46,6 +46,9 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
         IdMap::Root { uid, gid } => writeln!(out, "ids      uid {uid} and gid {gid} to 0")?,
         IdMap::Whole => writeln!(out, "ids      all, each to itself")?,
     }
+    if plan.process.emulates_root {
+        writeln!(out, "root     emulated: owners, devices and other ids are recorded")?;
+    }
     write_own(out, plan)?;
     writeln!(
         out,
