@@ -6,39 +6,26 @@ use rustix::fs::{AtFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::filter::Call;
-use super::identity::{Identity, SAME};
+use super::identity::{Capability, Identity, SAME};
 use super::record::{self, Entry, Owner};
 use super::target::{Outcome, Target};
 use crate::sys::notify::Answer;
 
-/// What the program's processes may do, as far as its capabilities go.
-#[derive(Debug, Clone, Copy)]
-pub struct Allowed {
-    /// CAP_CHOWN
-    pub chown: bool,
-    /// CAP_MKNOD
-    pub mknod: bool,
-    /// CAP_SETUID
-    pub setuid: bool,
-    /// CAP_SETGID
-    pub setgid: bool,
-}
-
 /// Carries a call out, or records it.
-pub fn answer(target: &mut Target<'_>, call: Call, who: &Identity, allowed: Allowed) -> Outcome<Answer> {
+pub fn answer(target: &mut Target<'_>, call: Call, who: &Identity) -> Outcome<Answer> {
     match call {
-        Call::Chown => chown(target, (Some(0), libc::AT_FDCWD), 1, AtFlags::empty(), who, allowed),
-        Call::Lchown => chown(target, (Some(0), libc::AT_FDCWD), 1, AtFlags::SYMLINK_NOFOLLOW, who, allowed),
+        Call::Chown => chown(target, (Some(0), libc::AT_FDCWD), 1, AtFlags::empty(), who),
+        Call::Lchown => chown(target, (Some(0), libc::AT_FDCWD), 1, AtFlags::SYMLINK_NOFOLLOW, who),
         Call::Fchown => {
             let descriptor = target.number(0).cast_signed();
-            chown(target, (None, descriptor), 1, AtFlags::EMPTY_PATH, who, allowed)
+            chown(target, (None, descriptor), 1, AtFlags::EMPTY_PATH, who)
         }
         Call::Fchownat => {
             let (directory, flags) = (target.number(0).cast_signed(), flags(target.number(4))?);
-            chown(target, (Some(1), directory), 2, flags, who, allowed)
+            chown(target, (Some(1), directory), 2, flags, who)
         }
-        Call::Mknod => mknod(target, (0, libc::AT_FDCWD), who, allowed),
-        Call::Mknodat => mknod(target, (1, target.number(0).cast_signed()), who, allowed),
+        Call::Mknod => mknod(target, (0, libc::AT_FDCWD), who),
+        Call::Mknodat => mknod(target, (1, target.number(0).cast_signed()), who),
         Call::Setxattr => set_xattr(target, Named::path(AtFlags::empty()), Value::new(target)),
         Call::Lsetxattr => set_xattr(target, Named::path(AtFlags::SYMLINK_NOFOLLOW), Value::new(target)),
         Call::Fsetxattr => set_xattr(target, Named::descriptor(target), Value::new(target)),
@@ -66,7 +53,6 @@ fn chown(
     ids: usize,
     flags: AtFlags,
     who: &Identity,
-    allowed: Allowed,
 ) -> Outcome<Answer> {
     let (user, group) = (target.number(ids), target.number(ids + 1));
     let object = match path {
@@ -80,7 +66,7 @@ fn chown(
     if user == SAME && group == SAME {
         return entry.touch_owner().map(|()| Answer::Value(0));
     }
-    let free = who.is_root_for_files() && allowed.chown;
+    let free = who.has(Capability::Chown);
     let before = if free && user != SAME && group != SAME { None } else { Some(entry.owner()) };
     let owner = match before {
         Some(old) => Owner {
@@ -102,17 +88,12 @@ fn chown(
     Ok(Answer::Value(0))
 }
 
-fn mknod(
-    target: &mut Target<'_>,
-    (path, directory): (usize, i32),
-    who: &Identity,
-    allowed: Allowed,
-) -> Outcome<Answer> {
+fn mknod(target: &mut Target<'_>, (path, directory): (usize, i32), who: &Identity) -> Outcome<Answer> {
     let (mode, device) = (target.number(path + 1), target.number(path + 2));
     let path = target.read_path(target.argument(path))?;
     let mask = target.mask()?;
     let (parent, name) = target.parent(directory, &path)?;
-    if !(who.is_root_for_files() && allowed.mknod) {
+    if !who.has(Capability::Mknod) {
         let there = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         return Err(if there { Errno::EXIST } else { Errno::PERM });
     }

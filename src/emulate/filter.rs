@@ -33,6 +33,7 @@ pub enum Call {
     GetThree(Which),
     Setgroups,
     Getgroups,
+    Capset,
 }
 
 /// Whose ids.
@@ -137,6 +138,7 @@ const X86_64: &[(u32, Call)] = &[
     (120, GETRESGID),
     (122, SETFSUID),
     (123, SETFSGID),
+    (126, Call::Capset),
     (133, Call::Mknod),
     (188, Call::Setxattr),
     (189, Call::Lsetxattr),
@@ -153,6 +155,7 @@ const X86_64: &[(u32, Call)] = &[
 /// Those without 32-bit ids (chown, setuid, ...) are let through: no C library of this century uses them.
 const I386: &[(u32, Call)] = &[
     (14, Call::Mknod),
+    (185, Call::Capset),
     (198, Call::Lchown),
     (199, GETUID),
     (200, GETGID),
@@ -195,6 +198,7 @@ const GENERIC: &[(u32, Call)] = &[
     (33, Call::Mknodat),
     (54, Call::Fchownat),
     (55, Call::Fchown),
+    (91, Call::Capset),
     (143, SETREGID),
     (144, SETGID),
     (145, SETREUID),
@@ -218,6 +222,7 @@ const GENERIC: &[(u32, Call)] = &[
 /// As I386 but for the last ones.
 const ARM: &[(u32, Call)] = &[
     (14, Call::Mknod),
+    (185, Call::Capset),
     (198, Call::Lchown),
     (199, GETUID),
     (200, GETGID),
@@ -269,7 +274,8 @@ pub fn program(machine: &str, action: Action) -> Option<Vec<Instruction>> {
 
 fn concerns(action: Action, call: Call) -> bool {
     use Call::{Chown, Fchown, Fchownat, Lchown, Mknod, Mknodat, Set, Setgroups};
-    let pretended = matches!(call, Chown | Lchown | Fchown | Fchownat | Mknod | Mknodat | Set(..) | Setgroups);
+    let pretended =
+        matches!(call, Chown | Lchown | Fchown | Fchownat | Mknod | Mknodat | Set(..) | Setgroups);
     action == Action::Ask || pretended
 }
 

@@ -79,16 +79,45 @@ fn chosen(id: u32, otherwise: u32) -> u32 {
     if id == SAME { otherwise } else { id }
 }
 
-/// All that a process says it is. The default is root, as which every process starts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+/// All that a process says it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     pub user: Ids,
     pub group: Ids,
     /// The supplementary groups, sorted; none: those that it really has.
     pub groups: Option<Arc<[u32]>>,
+    /// The lower half of its effective capabilities, as its ids give and take them. Really it keeps all that the
+    /// program has: what it may do to files is not taken from it.
+    capabilities: u32,
+    /// Those of the program.
+    had: u32,
 }
 
+/// Capabilities, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capability {
+    Chown = 0,
+    Setgid = 6,
+    Setuid = 7,
+    Mknod = 27,
+}
+
+/// Those that go with the id for files (`CAP_FS_SET` of the kernel): CAP_CHOWN to CAP_FSETID, CAP_LINUX_IMMUTABLE,
+/// CAP_MKNOD.
+const FOR_FILES: u32 = 0b1_1111 | 1 << 9 | 1 << 27;
+
 impl Identity {
+    /// Root with the capabilities of this process.
+    pub fn root() -> Self {
+        let own = rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits());
+        Self::with_capabilities(own as u32)
+    }
+
+    fn with_capabilities(capabilities: u32) -> Self {
+        let root = Ids::default();
+        Self { user: root, group: root, groups: None, had: capabilities, capabilities }
+    }
+
     pub fn ids(&self, which: Which) -> &Ids {
         match which {
             Which::User => &self.user,
@@ -104,14 +133,30 @@ impl Identity {
         }
     }
 
-    /// Whether it may do what root may do to files.
-    pub fn is_root_for_files(&self) -> bool {
-        self.user.files == 0
+    pub fn has(&self, capability: Capability) -> bool {
+        self.capabilities >> capability as u32 & 1 == 1
     }
 
-    /// Whether it may take any id.
-    pub fn is_root(&self) -> bool {
-        self.user.effective == 0
+    /// Takes user ids, with what the kernel does to capabilities (capabilities(7)).
+    pub fn set_user(&mut self, new: Ids, set: Set) {
+        let old = std::mem::replace(&mut self.user, new);
+        let (mask, moved) = match set {
+            Set::Files => (FOR_FILES, [old.files, new.files]),
+            _ => (u32::MAX, [old.effective, new.effective]),
+        };
+        match moved.map(|id| id == 0) {
+            [true, false] => self.capabilities &= !mask,
+            [false, true] => self.capabilities |= mask & self.had,
+            _ => {}
+        }
+    }
+
+    /// Takes what capset(2) was asked for. Root keeps all, since it has all again after the next execve, which nobody
+    /// tells of. Others may have kept them (PR_SET_KEEPCAPS), to change their groups after their user.
+    pub fn set_capabilities(&mut self, effective: u32) {
+        if self.user.effective != 0 {
+            self.capabilities = effective & self.had;
+        }
     }
 
     /// Whether it is in a group, as far as files are concerned.
@@ -223,9 +268,29 @@ mod tests {
     }
 
     #[test]
+    fn capabilities_go_and_come_with_the_ids() {
+        let has =
+            |who: &Identity| [Capability::Setgid, Capability::Chown].map(|capability| who.has(capability));
+        let mut who = Identity::with_capabilities(u32::MAX);
+        assert_eq!(has(&who), [true, true]);
+        who.set_user(Ids { files: 7, ..who.user }, Set::Files);
+        assert_eq!(has(&who), [true, false]);
+        who.set_user(Ids { files: 0, ..who.user }, Set::Files);
+        assert_eq!(has(&who), [true, true]);
+        who.set_user(ids(0, 7, 0), Set::Three);
+        assert_eq!(has(&who), [false, false]);
+        who.set_user(ids(0, 0, 0), Set::Three);
+        who.set_capabilities(0);
+        assert_eq!(has(&who), [true, true]);
+        who.set_user(ids(7, 7, 7), Set::Three);
+        who.set_capabilities(1 << Capability::Setgid as u32);
+        assert_eq!(has(&who), [true, false]);
+    }
+
+    #[test]
     fn equal_identities_share_an_entry_and_there_is_an_end() {
         let mut table = Table::default();
-        let other = |real| Identity { user: ids(real, 1, 1), ..Identity::default() };
+        let other = |real| Identity { user: ids(real, 1, 1), ..Identity::with_capabilities(0) };
         assert_eq!((table.place_of(other(1)), table.place_of(other(2))), (Ok(0), Ok(1)));
         assert_eq!(table.place_of(other(1)), Ok(0));
         for real in 3..=MOST_ENTRIES as u32 {

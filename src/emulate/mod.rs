@@ -83,7 +83,8 @@ fn begin_fully() -> Result<()> {
         return Err(Error::host(format!("{}: the kernel is older than 5.9", trying())));
     }
     let failed = |error: io::Error| Error::host(trying()).because(error);
-    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let pair =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     let (ours, theirs) = pair.map_err(|error| failed(error.into()))?;
     start_supervisor(theirs).map_err(failed)?;
     if receive(&ours).map_err(failed)?.is_none() {

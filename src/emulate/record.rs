@@ -145,7 +145,9 @@ impl Entry {
         match self.kind() {
             FileType::RegularFile | FileType::Directory => Some(self.own_place(OWNER)),
             // Devices are the host's, and others (of a process, of nothing) have no name.
-            FileType::Symlink | FileType::Fifo | FileType::Socket if !self.is_foreign() => self.parent_place(),
+            FileType::Symlink | FileType::Fifo | FileType::Socket if !self.is_foreign() => {
+                self.parent_place()
+            }
             _ => None,
         }
     }

@@ -17,11 +17,10 @@ use std::thread::Scope;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::thread::CapabilitySet;
 
-use super::files::{self, Allowed};
+use super::files;
 use super::filter::{self, Call, Set, Which};
-use super::identity::{Identities, Identity, SAME};
+use super::identity::{Capability, Identities, Identity, SAME};
 use super::target::{Outcome, Target, View};
 use crate::sys::notify::{Answer, Listener, Notification};
 use crate::sys::process;
@@ -34,7 +33,8 @@ const STACK_BYTES: usize = 256 << 10;
 
 struct Supervisor {
     listener: Listener,
-    allowed: Allowed,
+    /// What the program starts as: root with the capabilities that it was given, which are this process's too.
+    root: Identity,
     identities: Identities,
     turn: Mutex<()>,
     threads: AtomicUsize,
@@ -46,7 +46,7 @@ pub fn run(listener: OwnedFd) -> ! {
     let Ok(listener) = Listener::new(listener) else { process::exit(1) };
     let supervisor = Supervisor {
         listener,
-        allowed: allowed(),
+        root: Identity::root(),
         identities: Identities::default(),
         turn: Mutex::new(()),
         threads: AtomicUsize::new(0),
@@ -61,18 +61,6 @@ pub fn run(listener: OwnedFd) -> ! {
         while !matches!(rustix::event::poll(&mut ended, None), Ok(count) if count > 0) {}
         process::exit(0)
     })
-}
-
-/// This process has the program's capabilities.
-fn allowed() -> Allowed {
-    let own = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.permitted);
-    let has = |capability| own.contains(capability);
-    Allowed {
-        chown: has(CapabilitySet::CHOWN),
-        mknod: has(CapabilitySet::MKNOD),
-        setuid: has(CapabilitySet::SETUID),
-        setgid: has(CapabilitySet::SETGID),
-    }
 }
 
 impl Supervisor {
@@ -151,22 +139,21 @@ impl Supervisor {
     }
 
     fn who(&self, notification: &Notification) -> Identity {
-        self.identities.of(notification.thread).map_or_else(Identity::default, |who| Identity::clone(&who))
+        self.identities.of(notification.thread).map_or_else(|| self.root.clone(), |who| Identity::clone(&who))
     }
 
-    fn may_set(&self, who: &Identity, which: Which) -> bool {
-        let capability = match which {
-            Which::User => self.allowed.setuid,
-            Which::Group => self.allowed.setgid,
-        };
-        who.is_root() && capability
+    fn may_set(who: &Identity, which: Which) -> bool {
+        who.has(match which {
+            Which::User => Capability::Setuid,
+            Which::Group => Capability::Setgid,
+        })
     }
 
     fn set_ids(&self, notification: &Notification, which: Which, set: Set) -> Answer {
         let mut who = self.who(notification);
         let [first, second, third, ..] = notification.arguments.map(|argument| argument as u32);
         let before = *who.ids(which);
-        let after = match before.after(set, [first, second, third], self.may_set(&who, which)) {
+        let after = match before.after(set, [first, second, third], Self::may_set(&who, which)) {
             Ok(after) => after,
             Err(errno) => return Answer::Error(errno),
         };
@@ -175,7 +162,7 @@ impl Supervisor {
             return Answer::Value(value);
         }
         match which {
-            Which::User => who.user = after,
+            Which::User => who.set_user(after, set),
             Which::Group => who.group = after,
         }
         match self.identities.set(notification.thread, who) {
@@ -190,7 +177,8 @@ impl Supervisor {
             Call::GetThree(which) => self.get_three(&target, which),
             Call::Getgroups => self.get_groups(&target),
             Call::Setgroups => self.set_groups(&target),
-            _ => files::answer(&mut target, call, &self.who(notification), self.allowed),
+            Call::Capset => self.set_capabilities(&target),
+            _ => files::answer(&mut target, call, &self.who(notification)),
         };
         answer.unwrap_or_else(|errno| Answer::Error(errno.raw_os_error()))
     }
@@ -221,7 +209,7 @@ impl Supervisor {
         /// `NGROUPS_MAX` of linux/limits.h.
         const MOST_GROUPS: u32 = 65536;
         let mut who = self.who(target.notification);
-        if !self.may_set(&who, Which::Group) {
+        if !Self::may_set(&who, Which::Group) {
             return Err(Errno::PERM);
         }
         let count = target.number(0);
@@ -240,5 +228,17 @@ impl Supervisor {
             .set(target.notification.thread, who)
             .map(|()| Answer::Value(0))
             .map_err(Errno::from_raw_os_error)
+    }
+
+    /// The kernel does it, or says what is wrong with it: really everybody is root.
+    fn set_capabilities(&self, target: &Target<'_>) -> Outcome<Answer> {
+        let thread = target.notification.thread;
+        if let (Some(who), Ok(effective)) = (self.identities.of(thread), target.read(target.argument(1), 4)) {
+            let mut who = Identity::clone(&who);
+            let word = effective.try_into().map_err(|_| Errno::FAULT)?;
+            who.set_capabilities(u32::from_ne_bytes(word));
+            self.identities.set(thread, who).map_err(Errno::from_raw_os_error)?;
+        }
+        Ok(Answer::Continue)
     }
 }

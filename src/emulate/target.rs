@@ -42,8 +42,10 @@ impl View {
     /// # Errors
     /// EPERM where a filter forbids it; ENOENT without /proc.
     pub fn new() -> Outcome<Self> {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).map_err(|e| Errno::from_raw_os_error(e as i32))?;
-        let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
+            .map_err(|e| Errno::from_raw_os_error(e as i32))?;
+        let proc =
+            rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::process::fchdir(&proc)?;
         let root = identity(&open_path("/")?)?;
         Ok(Self { proc, root })
@@ -52,7 +54,8 @@ impl View {
     /// Whether /proc shows us under our own number, and so others under theirs.
     pub fn is_right(&self) -> bool {
         let own = std::process::id().to_string();
-        rustix::fs::readlinkat(&self.proc, "self", Vec::new()).is_ok_and(|link| link.as_bytes() == own.as_bytes())
+        rustix::fs::readlinkat(&self.proc, "self", Vec::new())
+            .is_ok_and(|link| link.as_bytes() == own.as_bytes())
     }
 
     /// Makes the caller's root directory that of this thread.

@@ -88,7 +88,8 @@ impl Listener {
     /// # Errors
     /// A kernel without notification.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let mut sizes = libc::seccomp_notif_sizes { seccomp_notif: 0, seccomp_notif_resp: 0, seccomp_data: 0 };
+        let mut sizes =
+            libc::seccomp_notif_sizes { seccomp_notif: 0, seccomp_notif_resp: 0, seccomp_data: 0 };
         // SAFETY: SECCOMP_GET_NOTIF_SIZES fills the structure, a local.
         let got =
             unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_NOTIF_SIZES, 0, &raw mut sizes) };
@@ -110,9 +111,8 @@ impl Listener {
         // The kernel wants zeroes.
         let mut buffer = vec![0_u64; self.words];
         // SAFETY: the buffer has the size that the kernel said it writes, and at least that of the structure.
-        let got = unsafe {
-            libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, buffer.as_mut_ptr())
-        };
+        let got =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, buffer.as_mut_ptr()) };
         if got != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -132,9 +132,8 @@ impl Listener {
     /// not that of another process with its number.
     pub fn waits(&self, id: u64) -> bool {
         // SAFETY: the request reads one u64 through the pointer, a local.
-        let got = unsafe {
-            libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id)
-        };
+        let got =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) };
         got == 0
     }
 
@@ -237,10 +236,7 @@ mod tests {
         let mut read = vec![0; text.len()];
         assert_eq!(read_memory(own(), text.as_ptr() as u64, &mut read).unwrap(), text.len());
         assert_eq!(read, text);
-        assert_eq!(
-            read_memory(own(), 16, &mut read).map_err(|e| e.raw_os_error()),
-            Err(Some(libc::EFAULT))
-        );
+        assert_eq!(read_memory(own(), 16, &mut read).map_err(|e| e.raw_os_error()), Err(Some(libc::EFAULT)));
         let mut target = [0_u8; 8];
         write_memory(own(), target.as_mut_ptr() as u64, b"12345678").unwrap();
         assert_eq!(&target, b"12345678");
