@@ -33,6 +33,7 @@ mod target;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -54,6 +55,24 @@ pub enum Emulation {
     Pretended(Error),
     /// Not at all, for these reasons: that of `Pretended`, and the last one.
     None(Error, Error),
+}
+
+/// Whether to say when root is emulated less than fully.
+pub static TELLS: AtomicBool = AtomicBool::new(false);
+
+impl Emulation {
+    /// Says so on standard error, where that is wanted ([`TELLS`]).
+    pub fn tell(&self) {
+        let text = match self {
+            Self::Full => return,
+            Self::Pretended(why) => format!("owners, devices and other ids are not recorded: {why}"),
+            Self::None(why, last) => format!("root is not emulated: {why}; {last}"),
+        };
+        if TELLS.load(Ordering::Relaxed) {
+            // Nobody is left to tell when standard error cannot be written to.
+            let _ = io::Write::write_all(&mut io::stderr(), format!("skiff: {text}\n").as_bytes());
+        }
+    }
 }
 
 /// Emulates root for the program that this process executes next, and for all that it starts.
