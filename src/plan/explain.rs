@@ -44,6 +44,9 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
         writeln!(out, "         under {}", layer.0.display())?;
     }
     write_ids(out, plan)?;
+    if plan.process.emulates_root {
+        writeln!(out, "root     emulated: owners, devices and other ids are recorded")?;
+    }
     write_own(out, plan)?;
     writeln!(
         out,

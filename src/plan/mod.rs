@@ -331,6 +331,8 @@ pub struct Process {
     pub umask: Option<u32>,
     /// Its capabilities.
     pub capabilities: Capabilities,
+    /// Whether changes of owner, device nodes and other ids, which one mapped id does not allow, are recorded instead.
+    pub emulates_root: bool,
 }
 
 /// How the image is served.
@@ -443,6 +445,7 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
             cwd: cwd.into_iter().map(ContainerPath).collect(),
             umask: asked.no_umask.then_some(0o022),
             capabilities: namespaces::plan_capabilities(&asked, &ids)?,
+            emulates_root: matches!(ids, IdMap::Root { .. }),
         },
         ids,
         one_id_because,

@@ -38,6 +38,7 @@ mod store;
 mod unpacked;
 mod wire;
 mod worker;
+mod xattrs;
 
 pub use client::{Meeting, Namespaces, Starter, meet};
 pub use unpacked::Unpacked;
@@ -65,6 +66,11 @@ pub enum Owner {
     },
     /// Their owners in the image, since all ids are mapped.
     Image,
+}
+
+impl Owner {
+    /// The caller, who looks like root.
+    pub const ROOT: Self = Self::Caller { uid: 0, gid: 0 };
 }
 
 /// What a container asks to be served.

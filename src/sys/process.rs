@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::wait::WaitPidFlag;
@@ -263,6 +263,27 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 pub fn set_name(name: &CStr) {
     // SAFETY: PR_SET_NAME reads a NUL-terminated string; it cannot fail with a valid pointer.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Nothing of the caller stays: session, descriptors, working directory, signals, affinity.
+pub fn become_server(keep: &[BorrowedFd<'_>], name: &CStr) {
+    // None of these can fail in a way that matters: a server that keeps, say, its caller's working directory
+    // is ill-mannered, but right.
+    let _ = rustix::process::setsid();
+    let _ = close_all_but(keep);
+    let _ = rustix::process::chdir("/");
+    super::signals::reset_for_server();
+    set_name(name);
+    widen_affinity();
+    // Descriptors 0 to 2 must not become an image or a socket that some library writes messages to.
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+        if null.as_raw_fd() < 3 {
+            let _ = null.into_raw_fd();
+        }
+    }
 }
 
 /// Lets this process run on every processor of its cpuset, whatever affinity it inherited.

@@ -169,6 +169,11 @@ impl Squashfs {
         })
     }
 
+    /// Whether any file may belong to another user or group than 0.
+    pub fn has_owners(&self) -> bool {
+        self.superblock.ids > 1 || self.id(0).map_or(true, |id| id != 0)
+    }
+
     /// The user or group id with this index in the id table.
     fn id(&self, index: u16) -> Result<u32> {
         let missing =
