@@ -8,6 +8,7 @@ pub mod answers;
 pub mod app;
 pub mod asked;
 pub mod bind;
+pub mod building;
 mod contain;
 pub mod env;
 pub mod env_file;

@@ -13,5 +13,6 @@ pub mod members;
 pub mod mount;
 pub mod network;
 pub mod process;
+pub mod reaper;
 pub mod signals;
 pub mod slots;
