@@ -20,8 +20,8 @@ use super::format::{
     SOCKET, SYMLINK,
 };
 use super::sequence::{Contents, Place};
-use super::source::{Node, NodeKind, Tree};
 use super::tables::{Ids, Metadata, XattrSets};
+use super::tree::{Node, NodeKind, Tree};
 use crate::error::{Error, Kind, Result};
 use std::ops::Range;
 
@@ -169,10 +169,10 @@ impl<'a> Inodes<'a> {
     fn head(&mut self, index: u32, node: &Node, kind: u16) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend(kind.to_le_bytes());
-        bytes.extend(node.mode.to_le_bytes());
-        bytes.extend(self.ids.index(node.uid)?.to_le_bytes());
-        bytes.extend(self.ids.index(node.gid)?.to_le_bytes());
-        bytes.extend(node.mtime.to_le_bytes());
+        bytes.extend(node.status.mode.to_le_bytes());
+        bytes.extend(self.ids.index(node.status.uid)?.to_le_bytes());
+        bytes.extend(self.ids.index(node.status.gid)?.to_le_bytes());
+        bytes.extend(node.status.mtime.to_le_bytes());
         bytes.extend(self.number(index).to_le_bytes());
         Ok(bytes)
     }

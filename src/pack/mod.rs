@@ -1,7 +1,8 @@
 //! The write side: a tree becomes a SquashFS 4.0 image in one streaming pass.
 //!
 //! ```text
-//! source       walks a directory, says what is to be read        (the only part that knows directories)
+//! walk         walks directories, layers, the base of layers; says what is to be read
+//!                marks (what layers say in attributes), base (an image as it is walked), units (buffers' worths)
 //! read         reads, hashes, finds zeros and holes              several threads
 //! sequence     duplicates, fragments, order                      one thread; all decisions
 //! data         compresses; appends to the output                 all cores; one thread
@@ -13,20 +14,26 @@
 //! unfinished image is none. Nothing else is written. How the threads work together, and why their number
 //! does not show in the result, is in [`pipeline`].
 
+mod base;
 pub mod compress;
 mod data;
 mod format;
 mod inodes;
+mod layers;
 pub mod limits;
+mod marks;
 mod pipeline;
 mod queue;
 mod read;
 mod sequence;
-mod source;
 mod tables;
+mod tree;
+mod units;
+mod walk;
 mod xattr;
 
 pub use compress::{Compression, CompressionKind};
+pub use layers::{Layers, pack_layers};
 
 use crate::error::{Error, Kind, Result};
 use compress::Compressor;
@@ -38,7 +45,6 @@ use inodes::Inodes;
 use pipeline::{JOB_BLOCKS, Pipeline};
 use sequence::Contents;
 use sha2::{Digest, Sha256};
-use source::Tree;
 use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -47,6 +53,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tree::Tree;
+use walk::Roots;
 
 /// How to pack.
 #[derive(Debug, Clone)]
@@ -221,12 +229,24 @@ pub fn pack_directory(
     options: &PackOptions,
     watch: (&Progress, &AtomicBool),
 ) -> Result<PackSummary> {
+    let roots = Roots { base: None, directories: &[root.to_owned()], marked: false };
+    pack(roots, output, offset, options, watch)
+}
+
+/// Packs what the walk of `roots` finds.
+fn pack(
+    roots: Roots<'_>,
+    output: &File,
+    offset: u64,
+    options: &PackOptions,
+    watch: (&Progress, &AtomicBool),
+) -> Result<PackSummary> {
     options.ensure_sensible()?;
     let (progress, cancel) = watch;
     let metadata = output
         .metadata()
         .map_err(|error| Error::new(Kind::Io, "cannot examine the output file").because(error))?;
-    let pipeline = Pipeline::new(options, progress, cancel, (metadata.dev(), metadata.ino()));
+    let pipeline = Pipeline::new(options, progress, cancel, (metadata.dev(), metadata.ino()), roots.base);
     let mut position = SUPERBLOCK_BYTES as u64;
     let mut compressor_options = Vec::new();
     if let Some(bytes) = options.compression.options()? {
@@ -237,19 +257,22 @@ pub fn pack_directory(
     output.append(&compressor_options)?;
     position = output.position;
     debug_assert!(position < 200);
-    let packed = run_pipeline(root, pipeline, options, &mut output)?;
+    let packed = run_pipeline(roots, pipeline, options, &mut output)?;
     finish(packed, output, options, cancel)
 }
 
 /// Starts all threads, waits for them, gives what they made or the first failure.
 fn run_pipeline(
-    root: &Path,
+    roots: Roots<'_>,
     pipeline: Pipeline<'_>,
     options: &PackOptions,
     output: &mut Output<'_>,
 ) -> Result<Packed> {
-    let read_options =
-        read::ReadOptions { block_bytes: options.block_bytes as usize, seed: RandomState::new().hash_one(0) };
+    let read_options = read::ReadOptions {
+        block_bytes: options.block_bytes as usize,
+        seed: RandomState::new().hash_one(0),
+        marked: roots.marked,
+    };
     let shared = &pipeline;
     let (walked, contents, written) = thread::scope(|scope| {
         let spawned = |error: std::io::Error| {
@@ -261,7 +284,7 @@ fn run_pipeline(
         };
         let walk = thread::Builder::new()
             .name("walk".into())
-            .spawn_scoped(scope, || shared.run(|| source::walk(root, shared, options)));
+            .spawn_scoped(scope, || shared.run(|| walk::walk(roots, shared, options)));
         let writer = thread::Builder::new()
             .name("write".into())
             .spawn_scoped(scope, || shared.run(|| data::write_jobs(shared, output)));
@@ -301,7 +324,12 @@ fn finish(
     options: &PackOptions,
     cancel: &AtomicBool,
 ) -> Result<PackSummary> {
-    let Packed { tree, mut warnings, contents, written } = packed;
+    let Packed { mut tree, mut warnings, contents, written } = packed;
+    for &(node, owner) in contents.owners.iter().filter(|_| options.one_owner.is_none()) {
+        if let Some(node) = tree.nodes.get_mut(node as usize) {
+            (node.status.uid, node.status.gid) = owner;
+        }
+    }
     for (tally, nodes) in
         [(&mut warnings.changed, &contents.changed), (&mut warnings.access_lists, &contents.access_lists)]
     {

@@ -18,9 +18,10 @@
 //! queues, and everyone who waits on one wakes.
 
 use super::queue::{Ordered, Queue, Stopped};
-use super::source::UnitJob;
+use super::units::UnitJob;
 use super::{PackOptions, Progress};
 use crate::error::{Error, Kind};
+use crate::image::squashfs::Squashfs;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,6 +125,7 @@ pub struct Pipeline<'a> {
     pub progress: &'a Progress,
     /// Device and inode of the image being written, which may lie inside the tree.
     pub output_identity: (u64, u64),
+    base: Option<&'a Squashfs>,
     cancel: &'a AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -135,6 +137,7 @@ impl<'a> Pipeline<'a> {
         progress: &'a Progress,
         cancel: &'a AtomicBool,
         output_identity: (u64, u64),
+        base: Option<&'a Squashfs>,
     ) -> Self {
         let chunk = |pool, bytes: usize| Chunk { pool, raw: vec![0; bytes], packed: vec![0; bytes] };
         let (units, fragments) = options.buffers();
@@ -149,6 +152,7 @@ impl<'a> Pipeline<'a> {
             ),
             progress,
             output_identity,
+            base,
             cancel,
             failure: Mutex::new(None),
         }
@@ -163,6 +167,11 @@ impl<'a> Pipeline<'a> {
             return Err(Halt::Failed(Error::new(Kind::Interrupted, "packing was interrupted")));
         }
         Ok(())
+    }
+
+    /// The base image, for a file that says it is in there.
+    pub fn base(&self) -> Result<&'a Squashfs, Halt> {
+        self.base.ok_or_else(|| Error::new(Kind::Internal, "a file of the base without a base").into())
     }
 
     /// Puts a chunk back where it belongs.

@@ -3,9 +3,12 @@
 //! Everything here depends on the unit alone and runs in any order. Several readers pay where opening a
 //! file takes long (network file systems), not where the tree is in the page cache.
 
+use super::marks::{self, Owner};
 use super::pipeline::{Chunk, Halt, Pipeline};
-use super::source::{FileEntry, LargeFile, Unit, UnitJob, cannot, identity, shrunk};
+use super::units::{FileEntry, LargeFile, Origin, Unit, UnitJob, cannot, shrunk};
+use super::walk::{identity, mistaken};
 use super::xattr::{self, Xattrs};
+use crate::image::squashfs::Inode;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
@@ -62,6 +65,8 @@ pub struct Part {
 pub struct FileFacts {
     /// Extended attributes.
     pub xattrs: Xattrs,
+    /// Its owner, if its marks say one.
+    pub owner: Option<Owner>,
     /// It is not what it was when it was listed.
     pub changed: bool,
 }
@@ -73,6 +78,17 @@ pub struct ReadOptions {
     pub block_bytes: usize,
     /// Makes the hashes unpredictable, so that nobody can prepare two files that pass for one.
     pub seed: u64,
+    /// Attributes that are marks count as such.
+    pub marked: bool,
+}
+
+/// A file ready to be read.
+#[derive(Debug)]
+pub enum Opened {
+    /// Of a directory.
+    File(File),
+    /// Of the base image.
+    Base(Arc<Inode>),
 }
 
 /// Reads units until there are no more.
@@ -93,40 +109,53 @@ pub fn read_units(pipeline: &Pipeline<'_>, options: ReadOptions) -> Result<(), H
     Ok(())
 }
 
-fn open(entry: &FileEntry) -> Result<File, Halt> {
-    // NONBLOCK: if a pipe has taken the file's place since, opening it must not wait for a writer.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    rustix::fs::openat(&entry.dir.file, &entry.name, flags, Mode::empty())
-        .map(File::from)
-        .map_err(|errno| cannot("open", &entry.dir.path_of(&entry.name), errno))
+fn open(entry: &FileEntry, pipeline: &Pipeline<'_>) -> Result<Opened, Halt> {
+    match &entry.origin {
+        Origin::Dir { dir, name, .. } => {
+            // NONBLOCK: if a pipe has taken the file's place since, opening it must not wait for a writer.
+            let flags =
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+            rustix::fs::openat(&dir.file, name, flags, Mode::empty())
+                .map(|file| Opened::File(file.into()))
+                .map_err(|errno| cannot("open", &entry.path(), errno))
+        }
+        Origin::Base(reference) => Ok(Opened::Base(pipeline.base()?.inode(*reference)?)),
+    }
 }
 
 /// Fills `buffer` from `offset` on.
 fn read_exact(file: &File, entry: &FileEntry, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Halt> {
     while !buffer.is_empty() {
         match rustix::io::pread(file, &mut *buffer, offset) {
-            Ok(0) => return Err(shrunk(&entry.dir.path_of(&entry.name), entry.size)),
+            Ok(0) => return Err(shrunk(&entry.path(), entry.size)),
             Ok(count) => {
                 offset += count as u64;
                 buffer = buffer.get_mut(count..).unwrap_or_default();
             }
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(cannot("read", &entry.dir.path_of(&entry.name), errno)),
+            Err(errno) => return Err(cannot("read", &entry.path(), errno)),
         }
     }
     Ok(())
 }
 
 /// Reads the xattrs and looks whether the file is still what was listed.
-fn facts(file: &File, entry: &FileEntry) -> Result<FileFacts, Halt> {
-    let path = || entry.dir.path_of(&entry.name);
-    let xattrs = xattr::read_open(file).map_err(|errno| cannot("read the xattrs of", &path(), errno))?;
-    let stat = rustix::fs::fstat(file).map_err(|errno| cannot("examine", &path(), errno))?;
-    if u64::try_from(stat.st_size).is_ok_and(|size| size < entry.size) {
-        return Err(shrunk(&path(), entry.size));
+fn facts(opened: &Opened, entry: &FileEntry, options: ReadOptions) -> Result<FileFacts, Halt> {
+    // The walk knows all about files of the base.
+    let (Opened::File(file), Some(listed)) = (opened, entry.facts()) else { return Ok(FileFacts::default()) };
+    let failed = |verb| move |errno| cannot(verb, &entry.path(), errno);
+    let mut xattrs = xattr::read_open(file).map_err(failed("read the xattrs of"))?;
+    let mut owner = None;
+    if options.marked {
+        let (plain, marks) = marks::take(xattrs).map_err(|reason| mistaken(&entry.path(), &reason))?;
+        (xattrs, owner) = (plain, marks.owner);
     }
-    let changed = identity(&stat) != entry.identity || u64::try_from(stat.st_size) != Ok(entry.size);
-    Ok(FileFacts { xattrs, changed })
+    let stat = rustix::fs::fstat(file).map_err(failed("examine"))?;
+    if u64::try_from(stat.st_size).is_ok_and(|size| size < entry.size) {
+        return Err(shrunk(&entry.path(), entry.size));
+    }
+    let changed = identity(&stat) != listed.identity || u64::try_from(stat.st_size) != Ok(entry.size);
+    Ok(FileFacts { xattrs, owner, changed })
 }
 
 fn read_small(
@@ -141,9 +170,9 @@ fn read_small(
         pipeline.check()?;
         let bytes = entry.size as usize;
         let (target, after) = std::mem::take(&mut rest).split_at_mut(bytes);
-        let file = open(&entry)?;
-        read_exact(&file, &entry, 0, target)?;
-        let facts = facts(&file, &entry)?;
+        let opened = open(&entry, pipeline)?;
+        read_at(&opened, &entry, 0, target, pipeline)?;
+        let facts = facts(&opened, &entry, options)?;
         let hash = xxh3_128_with_seed(target, options.seed);
         read.push(SmallFile { node: entry.node, bytes, hash, facts });
         pipeline.progress.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -166,20 +195,20 @@ fn read_part(
     let opened = match file.file.get() {
         Some(opened) => opened,
         None => {
-            let opened = open(entry)?;
+            let opened = open(entry, pipeline)?;
             file.file.get_or_init(|| opened)
         }
     };
     // A duplicate's parts are dropped by the sequencer: it has what it needs.
     let skip = file.skip.load(Ordering::Relaxed);
     let target = buffer.get_mut(..if skip { 0 } else { bytes }).unwrap_or_default();
-    read_part_at(opened, entry, offset, target)?;
+    read_at(opened, entry, offset, target, pipeline)?;
     let hash = xxh3_128_with_seed(target, options.seed);
     let mut zeros = 0;
     for (index, block) in target.chunks(options.block_bytes).enumerate() {
         zeros |= u32::from(is_zero(block)) << index;
     }
-    let facts = if last { Some(facts(opened, entry)?) } else { None };
+    let facts = if last { Some(facts(opened, entry, options)?) } else { None };
     Ok(Part { file, offset, bytes, hash, zeros, facts })
 }
 
@@ -187,12 +216,26 @@ fn read_part(
 ///
 /// # Errors
 /// The file became shorter, or cannot be read.
-pub fn read_part_at(file: &File, entry: &FileEntry, offset: u64, buffer: &mut [u8]) -> Result<(), Halt> {
-    if entry.sparse && is_hole(file, offset, buffer.len() as u64) {
-        buffer.fill(0);
-        return Ok(());
+pub fn read_at(
+    opened: &Opened,
+    entry: &FileEntry,
+    offset: u64,
+    buffer: &mut [u8],
+    pipeline: &Pipeline<'_>,
+) -> Result<(), Halt> {
+    match opened {
+        Opened::File(file) => {
+            if entry.facts().is_some_and(|facts| facts.sparse) && is_hole(file, offset, buffer.len() as u64) {
+                buffer.fill(0);
+                return Ok(());
+            }
+            read_exact(file, entry, offset, buffer)
+        }
+        Opened::Base(inode) => match pipeline.base()?.read(inode, offset, buffer)? {
+            count if count == buffer.len() => Ok(()),
+            _ => Err(shrunk(&entry.path(), entry.size)),
+        },
     }
-    read_exact(file, entry, offset, buffer)
 }
 
 /// Does the file system know that there is nothing but a hole here?

@@ -16,9 +16,10 @@
 //! earlier one of the same length begins with the same part, it is read once more for its hash.
 
 use super::format::NONE;
+use super::marks::Owner;
 use super::pipeline::{Chunk, Halt, Job, Pipeline, Pool, Target};
-use super::read::{Content, FileFacts, Part, ReadUnit, SmallFile, read_part_at};
-use super::source::LargeFile;
+use super::read::{Content, FileFacts, Part, ReadUnit, SmallFile, read_at};
+use super::units::LargeFile;
 use super::xattr::XattrSet;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub struct Contents {
     pub places: Vec<Place>,
     /// By node, for those that have any.
     pub xattrs: HashMap<u32, Arc<XattrSet>>,
+    /// By node, for those whose marks say one.
+    pub owners: Vec<(u32, Owner)>,
     /// Files whose content had been stored already.
     pub duplicates: u64,
     /// Nodes of files that changed between listing and reading.
@@ -212,7 +215,7 @@ impl Sequencer<'_> {
                 self.pipeline.check()?;
                 let bytes = (size - offset).min(first.bytes as u64) as usize;
                 self.scratch.resize(bytes, 0);
-                read_part_at(opened, &file.entry, offset, &mut self.scratch)?;
+                read_at(opened, &file.entry, offset, &mut self.scratch, self.pipeline)?;
                 hash.update(&xxh3_128_with_seed(&self.scratch, self.seed).to_le_bytes());
                 offset += bytes as u64;
             }
@@ -275,6 +278,9 @@ impl Sequencer<'_> {
         }
         if facts.xattrs.access_list {
             self.contents.access_lists.push(node);
+        }
+        if let Some(owner) = facts.owner {
+            self.contents.owners.push((node, owner));
         }
         if let Some(set) = facts.xattrs.set {
             self.contents.xattrs.insert(node, set);

@@ -5,7 +5,7 @@
 //! the user hears of them. `security.selinux` is left out as in OCI layers: it is the label that the
 //! host's policy gave the file, not a property of the tree, and would differ from host to host.
 
-use super::source::Dir;
+use super::units::Dir;
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -25,6 +25,11 @@ pub struct Xattrs {
 
 /// The name spaces by their number on disk.
 pub const PREFIXES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
+/// Does an image get attributes of this name?
+pub fn is_kept(name: &[u8]) -> bool {
+    name != b"security.selinux" && PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
 
 /// Reads the xattrs of an open file.
 ///
@@ -67,7 +72,7 @@ fn read(
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
         let bytes = name.to_bytes();
         access_list |= bytes.starts_with(b"system.posix_acl_");
-        if bytes == b"security.selinux" || !PREFIXES.iter().any(|prefix| bytes.starts_with(prefix)) {
+        if !is_kept(bytes) {
             continue;
         }
         match read_growing(&|value: &mut [u8]| get(name, value)) {

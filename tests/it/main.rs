@@ -17,6 +17,7 @@ mod layering;
 mod leaving;
 mod old_kernels;
 mod pack;
+mod pack_layers;
 mod process;
 mod reader;
 mod serve;

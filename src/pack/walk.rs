@@ -1,0 +1,585 @@
+//! The walk: one or several trees, each laid over the next, become one [`Tree`] and its units.
+//!
+//! The walk is depth first with names in byte order, the order in which `tar` and `find` read an image
+//! whose directories are sorted. All entries of a directory are examined at once and get consecutive
+//! places in [`Tree::nodes`]; the files' contents follow the depth-first order:
+//!
+//! ```text
+//! /          nodes  0                      contents
+//!   a               1                      a
+//!   b/              2                      b/x
+//!   c               3                      c
+//!   b/x             4
+//! ```
+//!
+//! A directory has as many *sides* as there are trees that show in it, the upper first; its attributes are
+//! those of the first. An entry comes from the first side that has its name; directories of that name below
+//! are its further sides, down to one that is opaque, or to a name that is no directory.
+//!
+//! ```text
+//! layer 2   /  etc/           a whiteout: neither /opt nor what is in it
+//! layer 1   /  etc/  opt/
+//! base      /  etc/  usr/     /etc has three sides, /usr one
+//! ```
+
+use super::base::{BaseTree, Stored};
+use super::marks::{self, Marks, Owner};
+use super::pipeline::{Halt, Pipeline};
+use super::tree::{NodeKind, Status, Tree};
+use super::units::{CHANGED_HINT, Dir, Facts, FileEntry, Origin, Units, cannot};
+use super::xattr::{self, Xattrs};
+use super::{PackOptions, Warnings};
+use crate::error::{Error, Kind};
+use crate::image::squashfs::{InodeRef, Squashfs};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The trees to walk.
+#[derive(Clone, Copy)]
+pub struct Roots<'a> {
+    /// The lowest, if it is an image.
+    pub base: Option<&'a Squashfs>,
+    /// Directories over it, the lowest first.
+    pub directories: &'a [PathBuf],
+    /// Attributes of the directories that are marks count as such.
+    pub marked: bool,
+}
+
+/// How many directories on the way down are held open; the ones above are found again through "..".
+const OPEN_ANCESTORS: usize = 64;
+
+/// The state of a walk.
+struct Walk<'a> {
+    pipeline: &'a Pipeline<'a>,
+    options: &'a PackOptions,
+    marked: bool,
+    units: Units<'a>,
+    base: Option<BaseTree<'a>>,
+    tree: Tree,
+    warnings: Warnings,
+    /// First node of each file with several names, by device and inode.
+    links: HashMap<(u64, u64), u32>,
+}
+
+/// What a directory is in one of the trees.
+struct Side {
+    /// Which tree.
+    layer: usize,
+    at: At,
+}
+
+enum At {
+    Dir {
+        /// None while a walk far below does not need it.
+        dir: Option<Arc<Dir>>,
+        identity: (u64, u64),
+        /// Empty files in it may be whiteouts.
+        has_whiteouts: bool,
+    },
+    Base(InodeRef),
+}
+
+/// A directory about to be listed.
+struct Opened {
+    sides: Vec<Side>,
+    /// Of the first side.
+    xattrs: Xattrs,
+    marks: Marks,
+}
+
+/// A name in one side of a directory.
+struct Found {
+    name: CString,
+    side: usize,
+    /// Its inode, in the base.
+    inode: Option<InodeRef>,
+}
+
+/// A directory on the way from the root to where the walk is.
+struct Frame {
+    sides: Vec<Side>,
+    entries: Range<u32>,
+    /// What is to be done about each entry.
+    steps: std::vec::IntoIter<Step>,
+}
+
+/// What the depth-first walk does when it comes to an entry.
+enum Step {
+    /// Nothing.
+    Pass,
+    /// Reads a file of a side.
+    Read { side: usize, facts: Facts },
+    /// Reads a file of the base.
+    ReadBase(InodeRef),
+    /// Goes into a directory: the sides that have the name, and its inode in the base.
+    Enter(Vec<(usize, Option<InodeRef>)>),
+}
+
+const DIRECTORY_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Walks the trees and hands out the units in order. Returns the tree and what there was to complain about.
+///
+/// # Errors
+/// The first entry that cannot be listed, or a stop from elsewhere.
+pub fn walk(
+    roots: Roots<'_>,
+    pipeline: &Pipeline<'_>,
+    options: &PackOptions,
+) -> Result<(Tree, Warnings), Halt> {
+    let mut walk = Walk {
+        pipeline,
+        options,
+        marked: roots.marked,
+        units: Units::new(pipeline, options),
+        base: roots.base.map(BaseTree::new),
+        tree: Tree::default(),
+        warnings: Warnings::default(),
+        links: HashMap::new(),
+    };
+    walk.run(roots)?;
+    walk.units.finish()?;
+    pipeline.progress.walk_done.store(true, Ordering::Relaxed);
+    Ok((walk.tree, walk.warnings))
+}
+
+impl Walk<'_> {
+    fn run(&mut self, roots: Roots<'_>) -> Result<(), Halt> {
+        let root = self.open_roots(roots)?;
+        let mut stack = vec![self.enter(0, root)?];
+        while let Some(frame) = stack.last_mut() {
+            self.pipeline.check()?;
+            let (Some(index), Some(step)) = (frame.entries.next(), frame.steps.next()) else {
+                if let (Some(left), Some(above)) = (stack.pop(), stack.last_mut()) {
+                    come_back(&left, above)?;
+                }
+                continue;
+            };
+            match step {
+                Step::Pass => {}
+                Step::Read { side, facts } => {
+                    let Some(dir) = frame.dir(side) else { return Err(lost()) };
+                    let (dir, name) = (Arc::clone(dir), self.name(index)?);
+                    self.give_file(index, Origin::Dir { dir, name, facts })?;
+                }
+                Step::ReadBase(reference) => self.give_file(index, Origin::Base(reference))?,
+                Step::Enter(found) => {
+                    let opened = self.open_directory(frame, &self.name(index)?, &found)?;
+                    stack.push(self.enter(index, opened)?);
+                    close_far_ancestor(&mut stack);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&self, index: u32) -> Result<CString, Halt> {
+        let node = self.tree.nodes.get(index as usize).ok_or_else(lost)?;
+        CString::new(self.tree.name(node)).map_err(|_| lost())
+    }
+
+    fn give_file(&mut self, node: u32, origin: Origin) -> Result<(), Halt> {
+        match self.tree.nodes.get(node as usize).map(|node| &node.kind) {
+            Some(&NodeKind::Regular(size)) => self.units.give_file(FileEntry { node, size, origin }),
+            _ => Err(lost()),
+        }
+    }
+
+    /// Opens the roots of all trees that count, and adds the root to the tree.
+    fn open_roots(&mut self, roots: Roots<'_>) -> Result<Opened, Halt> {
+        let mut opened = Opened { sides: Vec::new(), xattrs: Xattrs::default(), marks: Marks::default() };
+        for (layer, path) in roots.directories.iter().enumerate().rev() {
+            // The root itself may be named by a link; nothing below it is followed.
+            let file = rustix::fs::openat(CWD, path, DIRECTORY_FLAGS - OFlags::NOFOLLOW, Mode::empty())
+                .map(File::from)
+                .map_err(|errno| cannot("open directory", path, errno))?;
+            let dir = Dir { file, path: path.clone() };
+            let (side, stat, xattrs, marks) = self.side(layer + 1, dir)?;
+            let opaque = marks.opaque;
+            if opened.sides.is_empty() {
+                let status = self.status(&stat, b"", marks.owner);
+                self.tree.add(0, b"", status, NodeKind::Directory(0..0))?;
+                (opened.xattrs, opened.marks) = (xattrs, marks);
+            }
+            opened.sides.push(side);
+            if opaque {
+                return Ok(opened);
+            }
+        }
+        if let Some(base) = &mut self.base {
+            let stored = base.root()?;
+            let inode = base.enter(stored.reference)?;
+            if opened.sides.is_empty() {
+                let status = self.status_of(&stored);
+                self.tree.add(0, b"", status, NodeKind::Directory(0..0))?;
+                opened.xattrs = stored.xattrs;
+            }
+            opened.sides.push(Side { layer: 0, at: At::Base(inode) });
+        }
+        if opened.sides.is_empty() {
+            return Err(Error::new(Kind::Internal, "there is nothing to pack").into());
+        }
+        Ok(opened)
+    }
+
+    /// Opens a directory in all sides of the one it is in, as far down as it shows.
+    fn open_directory(
+        &mut self,
+        frame: &Frame,
+        name: &CStr,
+        found: &[(usize, Option<InodeRef>)],
+    ) -> Result<Opened, Halt> {
+        let mut opened = Opened { sides: Vec::new(), xattrs: Xattrs::default(), marks: Marks::default() };
+        for &(number, inode) in found {
+            if let (Some(reference), Some(base)) = (inode, &mut self.base) {
+                let stored = base.examine(reference)?;
+                if let NodeKind::Directory(_) = stored.kind {
+                    let inode = base.enter(reference)?;
+                    opened.sides.push(Side { layer: 0, at: At::Base(inode) });
+                }
+                break;
+            }
+            let (Some(dir), Some(side)) = (frame.dir(number), frame.sides.get(number)) else {
+                return Err(lost());
+            };
+            let file = match rustix::fs::openat(&dir.file, name, DIRECTORY_FLAGS, Mode::empty()) {
+                Ok(file) => File::from(file),
+                // Below a directory something that is none does not show, nor what is below that.
+                Err(Errno::NOTDIR | Errno::LOOP) if !opened.sides.is_empty() => break,
+                Err(errno) => return Err(cannot("open directory", &dir.path_of(name), errno)),
+            };
+            let dir = Dir { file, path: dir.path_of(name) };
+            let (side, _, xattrs, marks) = self.side(side.layer, dir)?;
+            let opaque = marks.opaque;
+            if opened.sides.is_empty() {
+                (opened.xattrs, opened.marks) = (xattrs, marks);
+            }
+            opened.sides.push(side);
+            if opaque {
+                break;
+            }
+        }
+        Ok(opened)
+    }
+
+    /// What an open directory is, and its attributes.
+    fn side(&self, layer: usize, dir: Dir) -> Result<(Side, Stat, Xattrs, Marks), Halt> {
+        let stat = rustix::fs::fstat(&dir.file).map_err(|errno| cannot("examine", &dir.path, errno))?;
+        let xattrs =
+            xattr::read_open(&dir.file).map_err(|errno| cannot("read the xattrs of", &dir.path, errno))?;
+        let (xattrs, marks) = self.take_marks(xattrs, || dir.path.clone())?;
+        let identity = (stat.st_dev, stat.st_ino);
+        let at = At::Dir { dir: Some(Arc::new(dir)), identity, has_whiteouts: marks.has_whiteouts };
+        Ok((Side { layer, at }, stat, xattrs, marks))
+    }
+
+    fn take_marks(&self, xattrs: Xattrs, path: impl FnOnce() -> PathBuf) -> Result<(Xattrs, Marks), Halt> {
+        match self.marked {
+            false => Ok((xattrs, Marks::default())),
+            true => marks::take(xattrs).map_err(|reason| mistaken(&path(), &reason)),
+        }
+    }
+
+    /// Lists the directory `index`, adds its entries to the tree.
+    fn enter(&mut self, index: u32, opened: Opened) -> Result<Frame, Halt> {
+        let Opened { sides, xattrs, marks } = opened;
+        if let Some(owner) = marks.owner.filter(|_| self.options.one_owner.is_none())
+            && let Some(node) = self.tree.nodes.get_mut(index as usize)
+        {
+            (node.status.uid, node.status.gid) = owner;
+        }
+        self.set_xattrs(index, xattrs);
+        let found = self.list(&sides)?;
+        let start = self.tree.nodes.len() as u32;
+        let mut steps = Vec::with_capacity(found.len());
+        let mut rest = found.as_slice();
+        while let Some(first) = rest.first() {
+            self.pipeline.check()?;
+            let same = rest.iter().take_while(|next| next.name == first.name).count();
+            let (group, after) = rest.split_at(same);
+            steps.extend(self.examine(index, &sides, group, &marks.owners)?);
+            rest = after;
+        }
+        let entries = start..self.tree.nodes.len() as u32;
+        if let Some(node) = self.tree.nodes.get_mut(index as usize) {
+            node.kind = NodeKind::Directory(entries.clone());
+        }
+        Ok(Frame { sides, entries, steps: steps.into_iter() })
+    }
+
+    /// All names in all sides, sorted; of equal ones the upper side's first.
+    fn list(&self, sides: &[Side]) -> Result<Vec<Found>, Halt> {
+        let mut found = Vec::new();
+        for (side, Side { at, .. }) in sides.iter().enumerate() {
+            match (at, &self.base) {
+                (At::Dir { dir: Some(dir), .. }, _) => {
+                    let names =
+                        list(&dir.file).map_err(|errno| cannot("list directory", &dir.path, errno))?;
+                    found.extend(names.into_iter().map(|name| Found { name, side, inode: None }));
+                }
+                (At::Base(inode), Some(base)) => base.list(*inode, &mut |name, reference| {
+                    found.push(Found { name, side, inode: Some(reference) });
+                })?,
+                _ => return Err(lost()),
+            }
+        }
+        found.sort_unstable_by(|a, b| (&a.name, a.side).cmp(&(&b.name, b.side)));
+        // A hostile image may have a name twice.
+        found.dedup_by(|next, before| next.side == before.side && next.name == before.name);
+        Ok(found)
+    }
+
+    /// Adds one entry of a directory to the tree, unless its name is gone; `group` is where the name is found.
+    fn examine(
+        &mut self,
+        parent: u32,
+        sides: &[Side],
+        group: &[Found],
+        owners: &HashMap<Box<[u8]>, Owner>,
+    ) -> Result<Option<Step>, Halt> {
+        let Some(first) = group.first() else { return Err(lost()) };
+        if let Some(reference) = first.inode {
+            return self.examine_base(parent, group, reference);
+        }
+        let Some(Side { at: At::Dir { dir: Some(dir), has_whiteouts, .. }, .. }) = sides.get(first.side)
+        else {
+            return Err(lost());
+        };
+        let name = &first.name;
+        let stat = rustix::fs::statat(&dir.file, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| cannot("examine", &dir.path_of(name), errno))?;
+        if (stat.st_dev, stat.st_ino) == self.pipeline.output_identity {
+            self.warnings.skipped_output.count(|| dir.path_of(name));
+            return Ok(None);
+        }
+        let mut kind = kind_of(&stat, dir, name)?;
+        let read_xattrs = |walk: &Self| {
+            let xattrs = xattr::read_named(dir, name)
+                .map_err(|errno| cannot("read the xattrs of", &dir.path_of(name), errno))?;
+            walk.take_marks(xattrs, || dir.path_of(name))
+        };
+        let mut attributes = None;
+        let mut owner = None;
+        match kind {
+            NodeKind::CharDevice(0) if self.marked => return Ok(None),
+            // The attributes say what it is; they come first.
+            NodeKind::Regular(0) if self.marked => {
+                let (xattrs, marks) = read_xattrs(self)?;
+                if marks.whiteout && *has_whiteouts {
+                    return Ok(None);
+                }
+                kind = marks.device.map_or(kind, NodeKind::from);
+                owner = marks.owner;
+                attributes = Some(xattrs);
+            }
+            NodeKind::Regular(_) | NodeKind::Directory(_) => {}
+            _ => owner = owners.get(name.to_bytes()).copied(),
+        }
+        let has_content = matches!(kind, NodeKind::Regular(size) if size > 0);
+        let is_directory = matches!(kind, NodeKind::Directory(_));
+        let status = self.status(&stat, name.to_bytes(), owner);
+        let index = self.tree.add(parent, name.to_bytes(), status, kind)?;
+        if is_directory {
+            self.pipeline.progress.entries_found.fetch_add(1, Ordering::Relaxed);
+            return Ok(Some(Step::Enter(group.iter().map(|found| (found.side, found.inode)).collect())));
+        }
+        if stat.st_nlink > 1 && !self.is_first_name((stat.st_dev, stat.st_ino), index) {
+            return Ok(Some(Step::Pass));
+        }
+        let progress = self.pipeline.progress;
+        progress.entries_found.fetch_add(1, Ordering::Relaxed);
+        if !has_content {
+            let xattrs = match attributes {
+                Some(xattrs) => xattrs,
+                None => read_xattrs(self)?.0,
+            };
+            self.set_xattrs(index, xattrs);
+            return Ok(Some(Step::Pass));
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        progress.bytes_found.fetch_add(size, Ordering::Relaxed);
+        let sparse = (u64::try_from(stat.st_blocks).unwrap_or(0)).saturating_mul(512) < size;
+        let facts = Facts { identity: identity(&stat), sparse };
+        Ok(Some(Step::Read { side: first.side, facts }))
+    }
+
+    /// [`Walk::examine`] for a name that only the base has.
+    fn examine_base(
+        &mut self,
+        parent: u32,
+        group: &[Found],
+        reference: InodeRef,
+    ) -> Result<Option<Step>, Halt> {
+        let (Some(Found { name, side, .. }), Some(base)) = (group.first(), &mut self.base) else {
+            return Err(lost());
+        };
+        let stored = base.examine(reference)?;
+        let (size, is_directory) = match stored.kind {
+            // A whiteout, to the kernel's overlay also here.
+            NodeKind::CharDevice(0) => return Ok(None),
+            NodeKind::Directory(_) => (0, true),
+            NodeKind::Regular(size) => (size, false),
+            _ => (0, false),
+        };
+        let status = self.status_of(&stored);
+        let index = self.tree.add(parent, name.to_bytes(), status, stored.kind)?;
+        let progress = self.pipeline.progress;
+        if is_directory {
+            progress.entries_found.fetch_add(1, Ordering::Relaxed);
+            return Ok(Some(Step::Enter(vec![(*side, Some(reference))])));
+        }
+        // No file system has the device of the base.
+        if stored.names > 1 && !self.is_first_name((u64::MAX, reference.0), index) {
+            return Ok(Some(Step::Pass));
+        }
+        progress.entries_found.fetch_add(1, Ordering::Relaxed);
+        self.set_xattrs(index, stored.xattrs);
+        if size == 0 {
+            return Ok(Some(Step::Pass));
+        }
+        progress.bytes_found.fetch_add(size, Ordering::Relaxed);
+        Ok(Some(Step::ReadBase(reference)))
+    }
+
+    /// Whether the file that node `index` names has not been met before; if it has, the two are joined.
+    fn is_first_name(&mut self, file: (u64, u64), index: u32) -> bool {
+        let first = *self.links.entry(file).or_insert(index);
+        if first != index {
+            self.tree.join(index, first);
+        }
+        first == index
+    }
+
+    fn status(&mut self, stat: &Stat, name: &[u8], owner: Option<Owner>) -> Status {
+        let mtime = stat.st_mtime.min(self.options.time.unwrap_or(i64::MAX));
+        let clamped = mtime.clamp(0, i64::from(u32::MAX));
+        if clamped != mtime {
+            self.warnings.clamped_times.count(|| PathBuf::from(OsStr::from_bytes(name)));
+        }
+        let (uid, gid) = self.options.one_owner.or(owner).unwrap_or((stat.st_uid, stat.st_gid));
+        Status { mode: (stat.st_mode & 0o7777) as u16, uid, gid, mtime: clamped as u32 }
+    }
+
+    fn status_of(&self, stored: &Stored) -> Status {
+        let latest = self.options.time.map_or(u32::MAX, |time| time.clamp(0, i64::from(u32::MAX)) as u32);
+        let (uid, gid) = self.options.one_owner.unwrap_or((stored.status.uid, stored.status.gid));
+        Status { uid, gid, mtime: stored.status.mtime.min(latest), ..stored.status }
+    }
+
+    fn set_xattrs(&mut self, index: u32, xattrs: Xattrs) {
+        if xattrs.access_list {
+            self.warnings.access_lists.count(|| self.tree.path(index));
+        }
+        if let Some(node) = self.tree.nodes.get_mut(index as usize) {
+            node.xattrs = xattrs.set;
+        }
+    }
+}
+
+impl Frame {
+    fn dir(&self, side: usize) -> Option<&Arc<Dir>> {
+        match self.sides.get(side) {
+            Some(Side { at: At::Dir { dir, .. }, .. }) => dir.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The open directory of a layer.
+    fn dir_of(&self, layer: usize) -> Option<&Arc<Dir>> {
+        self.sides.iter().position(|side| side.layer == layer).and_then(|side| self.dir(side))
+    }
+}
+
+/// Closes a directory far above, in those sides that have the one below it: through that it is found again. The
+/// other sides end there, so that no more than one a layer stays open.
+fn close_far_ancestor(stack: &mut [Frame]) {
+    let Some(far) = stack.len().checked_sub(OPEN_ANCESTORS + 1) else { return };
+    let Some([above, below]) = stack.get_mut(far..far + 2) else { return };
+    for Side { layer, at } in &mut above.sides {
+        if let At::Dir { dir, .. } = at
+            && below.sides.iter().any(|side| side.layer == *layer)
+        {
+            *dir = None;
+        }
+    }
+}
+
+/// Makes `above` usable again after the walk of `left`, a directory in it.
+fn come_back(left: &Frame, above: &mut Frame) -> Result<(), Halt> {
+    for Side { layer, at } in &mut above.sides {
+        let At::Dir { dir: above @ None, identity, .. } = at else { continue };
+        let dir = left.dir_of(*layer).ok_or_else(lost)?;
+        let parent = dir.path.parent().unwrap_or(&dir.path).to_owned();
+        let file = rustix::fs::openat(&dir.file, c"..", DIRECTORY_FLAGS, Mode::empty())
+            .map(File::from)
+            .map_err(|errno| cannot("open directory", &parent, errno))?;
+        let stat = rustix::fs::fstat(&file).map_err(|errno| cannot("examine", &parent, errno))?;
+        if (stat.st_dev, stat.st_ino) != *identity {
+            let message = format!("cannot pack {parent:?}: it was moved while it was packed");
+            return Err(Halt::Failed(Error::new(Kind::Io, message).hint(CHANGED_HINT)));
+        }
+        *above = Some(Arc::new(Dir { file, path: parent }));
+    }
+    Ok(())
+}
+
+fn kind_of(stat: &Stat, dir: &Dir, name: &CStr) -> Result<NodeKind, Halt> {
+    let device = || {
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        marks::device_number(major, minor)
+    };
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => NodeKind::Directory(0..0),
+        FileType::RegularFile => NodeKind::Regular(u64::try_from(stat.st_size).unwrap_or(0)),
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(&dir.file, name, Vec::new())
+                .map_err(|errno| cannot("read link", &dir.path_of(name), errno))?;
+            NodeKind::Symlink(target.into_bytes().into())
+        }
+        FileType::BlockDevice => NodeKind::BlockDevice(device()),
+        FileType::CharacterDevice => NodeKind::CharDevice(device()),
+        FileType::Fifo => NodeKind::Fifo,
+        FileType::Socket => NodeKind::Socket,
+        FileType::Unknown => {
+            let message = format!("cannot pack {:?}: unknown kind of file", dir.path_of(name));
+            return Err(Halt::Failed(Error::new(Kind::Io, message)));
+        }
+    })
+}
+
+fn list(dir: &File) -> Result<Vec<CString>, Errno> {
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
+    let mut entries = rustix::fs::RawDir::new(dir, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// What tells whether a file is still the one that was listed.
+pub fn identity(stat: &Stat) -> (u64, i64, u64) {
+    (stat.st_ino, stat.st_mtime, stat.st_mtime_nsec)
+}
+
+fn lost() -> Halt {
+    Halt::Failed(Error::new(Kind::Internal, "the walk lost its place"))
+}
+
+/// The file's marks make no sense.
+pub fn mistaken(path: &Path, reason: &str) -> Halt {
+    Halt::Failed(Error::new(Kind::Io, format!("cannot pack {path:?}: {reason}")))
+}
