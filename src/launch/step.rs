@@ -60,11 +60,22 @@ pub fn beside(
     roots: &[Beside<'_>],
     work: impl FnOnce(&[PathBuf]) -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
-    let (ended, answer) = carry_out(|| {
+    answer_of(carry_out(|| {
         namespaces::enter(ids)?;
         let roots = roots.iter().map(assemble).collect::<Result<Vec<_>>>()?;
         work(&roots)
-    })?;
+    })?)
+}
+
+/// Does `work` in a child as the caller, with no namespaces.
+///
+/// # Errors
+/// As [`beside`].
+pub fn on_host(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    answer_of(carry_out(work)?)
+}
+
+fn answer_of((ended, answer): (Ended, Vec<u8>)) -> Result<Vec<u8>> {
     match ended {
         Ended::Exited(0) => Ok(answer),
         Ended::Exited(status) => Err(Error::host(format!("a build step ended with status {status}"))),

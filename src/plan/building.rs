@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Action, ContainerPath, Request, Root, RunPlan, Writes, decide};
+use super::{Action, ContainerPath, IdMap, Request, Root, RunPlan, Writes, decide};
 use crate::cli::files::FileFlags;
 use crate::cli::namespaces::NamespaceFlags;
 use crate::cli::other::OtherFlags;
@@ -76,6 +76,11 @@ pub fn plain_host(host: &Host) -> Host {
     });
     host.settings = std::cell::OnceCell::new();
     host
+}
+
+/// The ids of the user namespace of a build's steps.
+pub fn ids(host: &Host) -> IdMap {
+    super::ids::id_map(true, host)
 }
 
 /// Decides the container of a step inside. `words` is what it runs; without any it is the image's test.
