@@ -145,6 +145,14 @@ impl WorkDirectory {
     }
 }
 
+/// Where work directories would be made.
+///
+/// # Errors
+/// As [`create`].
+pub fn place(asked: Option<&Path>, host: &Host) -> Result<PathBuf> {
+    choose(asked, host).map(|(place, _)| place)
+}
+
 /// The place, and who chose it.
 fn choose(asked: Option<&Path>, host: &Host) -> Result<(PathBuf, String)> {
     let named = asked.map(|path| (path.to_owned(), "--tmpdir".to_owned()));

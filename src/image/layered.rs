@@ -33,6 +33,16 @@ pub struct Node {
     parts: Vec<usize>,
 }
 
+/// A regular file, looked for.
+pub(super) enum Opened {
+    /// In a layer.
+    File(fs::File),
+    /// In the base, if it is there, at this path.
+    InBase(PathBuf),
+    /// There is none.
+    Nothing,
+}
+
 /// What a part has at a path.
 enum Look {
     Nothing,
@@ -137,18 +147,31 @@ impl Layered {
         })
     }
 
-    pub(super) fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-        let Some((path, node)) = self.resolve(path, Last::Follow)? else { return Ok(None) };
+    /// What is below the layers.
+    pub(super) fn base(&self) -> &Tree {
+        &self.base
+    }
+
+    /// Opens the regular file that `path` leads to.
+    pub(super) fn open(&self, path: &Path) -> Result<Opened> {
+        let Some((path, node)) = self.resolve(path, Last::Follow)? else { return Ok(Opened::Nothing) };
         let Some(file) = node.parts.first().and_then(|part| self.file(*part, &path)) else {
-            return self.base.read(&path, limit);
+            return Ok(Opened::InBase(path));
         };
         let tried = || format!("cannot read {file:?}");
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let opened = fs::File::options().read(true).custom_flags(flags).open(&file).tried(tried)?;
-        if !opened.metadata().tried(tried)?.is_file() {
-            return Ok(None);
-        }
+        Ok(if opened.metadata().tried(tried)?.is_file() { Opened::File(opened) } else { Opened::Nothing })
+    }
+
+    pub(super) fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        let opened = match self.open(path)? {
+            Opened::File(opened) => opened,
+            Opened::InBase(path) => return self.base.read(&path, limit),
+            Opened::Nothing => return Ok(None),
+        };
         let mut contents = Vec::new();
+        let tried = || format!("cannot read {path:?} of the image");
         opened.take(limit.saturating_add(1)).read_to_end(&mut contents).tried(tried)?;
         if contents.len() as u64 > limit {
             return Err(crate::error::Error::image(format!("{path:?} is longer than {limit} bytes")));

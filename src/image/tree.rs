@@ -4,7 +4,7 @@
 //! walked by descriptors, name by name without following (`openat` with `O_NOFOLLOW`), so that a link
 //! swapped in during the walk leads nowhere either, and no mount of a newer kernel is needed for it.
 
-use super::layered::Layered;
+use super::layered::{Layered, Opened};
 use super::path::{self, Last};
 use super::squashfs::{Content, FileKind, Inode, Squashfs};
 use crate::error::{Context, Error, Kind, Result};
@@ -207,6 +207,35 @@ impl Tree {
                 read_whole(squashfs, &inode).map(Some)
             }
         }
+    }
+
+    /// The first bytes, at most `most`, of the regular file that `path` leads to; none if there is none.
+    pub fn read_start(&self, path: &Path, most: usize) -> Result<Option<Vec<u8>>> {
+        let tried = || format!("cannot read {path:?} of the image");
+        let opened = match self {
+            Self::Directory(directory) => {
+                directory.reopen(path, FileType::RegularFile)?.map(|(_, file)| File::from(file))
+            }
+            Self::Layered(layered) => match layered.open(path)? {
+                Opened::File(file) => Some(file),
+                Opened::InBase(path) => return layered.base().read_start(&path, most),
+                Opened::Nothing => None,
+            },
+            Self::Squashfs(squashfs) => {
+                let Some((_, inode)) = squashfs.resolve(path)? else { return Ok(None) };
+                if !matches!(inode.content, Content::Regular(_)) {
+                    return Ok(None);
+                }
+                return Ok(Some(match squashfs.block(&inode, 0)? {
+                    super::squashfs::Block::Hole(length) => vec![0; length.min(most)],
+                    super::squashfs::Block::Data(bytes) => bytes.iter().take(most).copied().collect(),
+                }));
+            }
+        };
+        let Some(file) = opened else { return Ok(None) };
+        let mut start = Vec::new();
+        file.take(most as u64).read_to_end(&mut start).tried(tried)?;
+        Ok(Some(start))
     }
 
     /// The names in the directory that `path` leads to, without `.` and `..`, sorted.
