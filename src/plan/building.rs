@@ -11,7 +11,7 @@
 //! messages. A default of the user's for `skiff run` must not change what is in an image.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::{Action, ContainerPath, IdMap, Request, Root, RunPlan, Writes, decide};
@@ -160,6 +160,18 @@ fn container_flags(building: &Building) -> ContainerFlags {
         cleanenv: true,
         ..ContainerFlags::default()
     }
+}
+
+/// The mount that shows a script of the host inside, as `--mount` takes it. Nested calls are not told of it.
+pub fn script_mount(script: &Path, inside: &str) -> OsString {
+    let mut text = OsString::from("type=bind,\"source=");
+    let quoted = script.as_os_str().as_bytes().iter().flat_map(|byte| {
+        let twice = *byte == b'"';
+        [*byte].into_iter().chain(twice.then_some(b'"'))
+    });
+    text.push(OsString::from_vec(quoted.collect()));
+    text.push(format!("\",destination={inside},ro,nonested"));
+    text
 }
 
 /// Where %post writes labels.

@@ -203,8 +203,9 @@ fn write_section(root: &Rooted, path: &Path, by: Option<&str>, text: &str, app: 
         script.extend_from_slice(format!("\n{text}\n").as_bytes());
         return root.write(path, &script, PROGRAM);
     }
-    if name == "90-environment.sh" {
-        return root.write(path, text.as_bytes(), PROGRAM);
+    if app && by.is_none() {
+        let mode = if name == "90-environment.sh" { PROGRAM } else { FILE };
+        return root.write(path, text.as_bytes(), mode);
     }
     let Some(by) = by else { return root.write(path, format!("{text}\n").as_bytes(), FILE) };
     let has_line = text.lines().find(|line| !line.trim().is_empty());

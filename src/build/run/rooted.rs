@@ -25,6 +25,11 @@ impl Rooted {
         Ok(Self { path: path.to_owned(), tree: Tree::Directory(Directory::open(path)?) })
     }
 
+    /// Where it is on the host.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Its files.
     pub fn tree(&self) -> &Tree {
         &self.tree

@@ -23,7 +23,7 @@ use crate::build::plan::{Step, What};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::FAMILIES;
 use crate::launch::{self, step, step::Ended};
-use crate::plan::building::{labels_file, plan_inside};
+use crate::plan::building::{labels_file, plan_inside, script_mount};
 use crate::plan::{RunPlan, Serving};
 
 /// Where a script stands inside.
@@ -52,8 +52,8 @@ impl Runner<'_> {
             step::on_host(|| answer(call(None)?))
         } else {
             self.beside(None, |root, _| {
-                let path = root.outside(Path::new("/"));
-                answer(call(Some(&path))?)
+                let path = root.path();
+                answer(call(Some(path))?)
             })
         };
         let answer = answer.map_err(|error| self.at(step.line, error))?;
@@ -76,11 +76,7 @@ impl Runner<'_> {
         let script = self.write_script(&script)?;
         let layer = self.new_layer()?;
         let mut flags = self.build.options.flags.clone();
-        let mut bind = script.into_os_string();
-        bind.push(":");
-        bind.push(INSIDE);
-        bind.push(":ro");
-        flags.bind.push(bind);
+        flags.mount.push(script_mount(&script, INSIDE));
         let words: Vec<OsString> = by.split_whitespace().chain([INSIDE]).map(OsString::from).collect();
         let stage = self.stage()?;
         let surroundings = (self.host, self.build.config, &stage.tree()?);
