@@ -66,8 +66,7 @@ pub fn create(asked: Option<&Path>, host: &Host, remove: Remove<'_>) -> Result<W
                 return Ok(made);
             }
             // Another build that ended took the directory away, or took our lock for a leaving.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
             Err(error) => return Err(error).tried(tried).map_err(|error| error.hint(ELSEWHERE)),
         }
     }
@@ -156,9 +155,8 @@ pub fn place(asked: Option<&Path>, host: &Host) -> Result<PathBuf> {
 /// The place, and who chose it.
 fn choose(asked: Option<&Path>, host: &Host) -> Result<(PathBuf, String)> {
     let named = asked.map(|path| (path.to_owned(), "--tmpdir".to_owned()));
-    let named = named.or_else(|| {
-        host.setting("TMPDIR").map(|(variable, path)| (PathBuf::from(path), variable))
-    });
+    let named =
+        named.or_else(|| host.setting("TMPDIR").map(|(variable, path)| (PathBuf::from(path), variable)));
     let tmpdir = || host.variable("TMPDIR").filter(|path| !path.is_empty());
     let named = named.or_else(|| tmpdir().map(|path| (PathBuf::from(path), "TMPDIR".to_owned())));
     if let Some((path, origin)) = named {

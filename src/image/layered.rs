@@ -235,7 +235,8 @@ mod tests {
     #[test]
     fn the_topmost_layer_that_has_a_name_counts() {
         let place = tempfile::tempdir().unwrap();
-        let (base, low, top) = (place.path().join("base"), place.path().join("low"), place.path().join("top"));
+        let (base, low, top) =
+            (place.path().join("base"), place.path().join("low"), place.path().join("top"));
         write(&base.join("etc/passwd"), "base");
         write(&base.join("etc/group"), "base");
         write(&base.join("lib/a/x"), "base");

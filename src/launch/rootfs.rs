@@ -183,7 +183,11 @@ fn lay_mount_points(plan: &RunPlan) -> Result<(OwnedFd, &'static str)> {
             .map_err(|error| explain_no_overlay(plan, error))?;
     }
     // Anew, to mean the overlay and not the directory it covers.
-    if whole { Ok((open_directory("root").context(Kind::Host, trying)?, "root")) } else { Ok((root, "image")) }
+    if whole {
+        Ok((open_directory("root").context(Kind::Host, trying)?, "root"))
+    } else {
+        Ok((root, "image"))
+    }
 }
 
 /// What comes before the image in the list of layers.

@@ -36,7 +36,7 @@ pub use crate::sys::process::Ended;
 /// # Errors
 /// As [`super::exec`]; [`Kind::Interrupted`] when skiff was asked to stop.
 pub fn run(plan: &RunPlan, server: Option<Server>) -> Result<Ended> {
-    let (ended, _) = carry_out(|| match super::exec(plan, server)? {})?;
+    let (ended, _) = carry_out(true, || match super::exec(plan, server)? {})?;
     Ok(ended)
 }
 
@@ -60,7 +60,7 @@ pub fn beside(
     roots: &[Beside<'_>],
     work: impl FnOnce(&[PathBuf]) -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
-    answer_of(carry_out(|| {
+    answer_of(carry_out(true, || {
         namespaces::enter(ids)?;
         let roots = roots.iter().map(assemble).collect::<Result<Vec<_>>>()?;
         work(&roots)
@@ -72,7 +72,21 @@ pub fn beside(
 /// # Errors
 /// As [`beside`].
 pub fn on_host(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
-    answer_of(carry_out(work)?)
+    answer_of(carry_out(true, work)?)
+}
+
+/// Does `work` in a child as root of the user namespace, to the end even when skiff was asked to stop: for what takes
+/// away what a build has made.
+///
+/// # Errors
+/// As [`beside`].
+pub fn clean_up(ids: &IdMap, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let done = carry_out(false, || {
+        signals::ignore_requests_to_end();
+        namespaces::enter(ids)?;
+        work().map(|()| Vec::new())
+    })?;
+    answer_of(done).map(drop)
 }
 
 fn answer_of((ended, answer): (Ended, Vec<u8>)) -> Result<Vec<u8>> {
@@ -118,15 +132,8 @@ struct Told {
     hint: Option<String>,
 }
 
-const KINDS: [Kind; 7] = [
-    Kind::Usage,
-    Kind::Image,
-    Kind::Host,
-    Kind::Io,
-    Kind::Program,
-    Kind::Interrupted,
-    Kind::Internal,
-];
+const KINDS: [Kind; 7] =
+    [Kind::Usage, Kind::Image, Kind::Host, Kind::Io, Kind::Program, Kind::Interrupted, Kind::Internal];
 
 /// What begins what a child says: a result, or an error.
 const RESULT: u8 = b'+';
@@ -148,9 +155,8 @@ fn retold(bytes: &[u8]) -> Error {
     // The cause ends the text; it is taken from there, to be a cause again.
     let error = match cause {
         Some(cause) => {
-            let worded = Error::new(Kind::Io, "").because(std::io::Error::from_raw_os_error(
-                cause.raw_os_error().unwrap_or_default(),
-            ));
+            let worded = Error::new(Kind::Io, "")
+                .because(std::io::Error::from_raw_os_error(cause.raw_os_error().unwrap_or_default()));
             match told.text.strip_suffix(&worded.to_string()) {
                 Some(text) => Error::new(kind, text).because(cause),
                 None => Error::new(kind, told.text),
@@ -161,8 +167,9 @@ fn retold(bytes: &[u8]) -> Error {
     Error { hint: told.hint, ..error }
 }
 
-/// Does `work` in a child with a warden; gives how it ended and what it returned.
-fn carry_out(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<(Ended, Vec<u8>)> {
+/// Does `work` in a child with a warden; gives how it ended and what it returned. With `stops` it ends when skiff is
+/// asked to stop.
+fn carry_out(stops: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<(Ended, Vec<u8>)> {
     let tried = || "cannot start a build step".to_owned();
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context(Kind::Host, tried);
     let (heard, say) = pipe()?;
@@ -177,10 +184,10 @@ fn carry_out(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<(Ended, Vec<u8>)>
         }
         Fork::Parent(warden) => {
             drop((work, say, leash_end, alive));
-            let answer = listen(heard, leash, &gone);
+            let answer = listen(stops, heard, leash, &gone);
             let ended = process::wait_for(warden).context(Kind::Host, tried)?;
             drop(held);
-            if STOP.load(Ordering::Relaxed) {
+            if stops && STOP.load(Ordering::Relaxed) {
                 return Err(Error::new(Kind::Interrupted, "stopped"));
             }
             match answer.context(Kind::Host, tried)?.split_first() {
@@ -193,16 +200,17 @@ fn carry_out(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<(Ended, Vec<u8>)>
 }
 
 /// Takes what the child says until the warden is gone; lets go of the leash when skiff is asked to stop.
-fn listen(heard: OwnedFd, leash: OwnedFd, gone: &OwnedFd) -> std::io::Result<Vec<u8>> {
+fn listen(stops: bool, heard: OwnedFd, leash: OwnedFd, gone: &OwnedFd) -> std::io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut heard = Some(File::from(heard));
     let mut leash = Some(leash);
     let mut buffer = vec![0; 64 << 10];
     loop {
-        if STOP.load(Ordering::Relaxed) {
+        if stops && STOP.load(Ordering::Relaxed) {
             leash = None;
         }
-        let files: Vec<_> = [Some(gone.as_fd()), heard.as_ref().map(AsFd::as_fd)].into_iter().flatten().collect();
+        let files: Vec<_> =
+            [Some(gone.as_fd()), heard.as_ref().map(AsFd::as_fd)].into_iter().flatten().collect();
         let ready = signals::wait_for_input(&files)?;
         if ready.get(1) == Some(&true)
             && let Some(file) = &mut heard

@@ -37,8 +37,11 @@ pub fn fill(order: &Order<'_>) -> Result<()> {
         command.args(&call.arguments).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
         let status = command.status().tried(|| format!("cannot run {shown}"))?;
         if !status.success() {
-            return Err(Error::new(Kind::Program, format!("Bootstrap: {}: {shown} failed: {status}", order.agent))
-                .hint("what it said is above"));
+            return Err(Error::new(
+                Kind::Program,
+                format!("Bootstrap: {}: {shown} failed: {status}", order.agent),
+            )
+            .hint("what it said is above"));
         }
         Ok(Vec::new())
     };
@@ -56,8 +59,12 @@ fn find(order: &Order<'_>, names: &[&str], package: &str) -> Result<PathBuf> {
         file.metadata().is_ok_and(|status| status.is_file() && status.permissions().mode() & 0o111 != 0)
     };
     candidates.into_iter().find(executable).ok_or_else(|| {
-        Error::host(format!("Bootstrap: {} needs the program {} of the host", order.agent, names.join(" or ")))
-            .hint(format!("install the package {package}, or start from an image: Bootstrap: localimage"))
+        Error::host(format!(
+            "Bootstrap: {} needs the program {} of the host",
+            order.agent,
+            names.join(" or ")
+        ))
+        .hint(format!("install the package {package}, or start from an image: Bootstrap: localimage"))
     })
 }
 
@@ -265,7 +272,10 @@ fn arch(order: &Order<'_>) -> Result<Call> {
             .hint("leave the line out, or change /etc/pacman.conf"));
     }
     if order.host.machine != "x86_64" {
-        return Err(Error::host(format!("Bootstrap: arch is for x86_64, this machine is {}", order.host.machine)));
+        return Err(Error::host(format!(
+            "Bootstrap: arch is for x86_64, this machine is {}",
+            order.host.machine
+        )));
     }
     let program = find(order, &["pacstrap"], "arch-install-scripts")?;
     let root = text(order.directory);
@@ -280,9 +290,17 @@ fn busybox(order: &Order<'_>) -> Result<Call> {
     let file = text(&bin.join("busybox"));
     let name = program.file_name().unwrap_or_default();
     let fetch = if name == "curl" { "curl -fsSL -o \"$1\" \"$2\"" } else { "wget -q -O \"$1\" \"$2\"" };
-    let script = format!("set -e; {fetch}; chmod 755 \"$1\"; cd \"${{1%/*}}\"; for applet in $(./busybox --list); do test \"$applet\" = busybox || ln -s busybox \"$applet\"; done");
+    let script = format!(
+        "set -e; {fetch}; chmod 755 \"$1\"; cd \"${{1%/*}}\"; for applet in $(./busybox --list); do test \"$applet\" = busybox || ln -s busybox \"$applet\"; done"
+    );
     let sh = find(order, &["sh"], "dash")?;
-    let arguments = vec!["-c".to_owned(), script, "sh".to_owned(), file, format!("{}/busybox-{}", url.trim_end_matches('/'), order.host.machine)];
+    let arguments = vec![
+        "-c".to_owned(),
+        script,
+        "sh".to_owned(),
+        file,
+        format!("{}/busybox-{}", url.trim_end_matches('/'), order.host.machine),
+    ];
     Ok(Call { program: sh, arguments })
 }
 
@@ -292,7 +310,8 @@ mod tests {
 
     #[test]
     fn both_forms_of_apt_are_read() {
-        let lines = "# c\ndeb [arch=amd64 signed-by=/k] http://m/debian trixie main\ndeb-src http://m/x y z\n";
+        let lines =
+            "# c\ndeb [arch=amd64 signed-by=/k] http://m/debian trixie main\ndeb-src http://m/x y z\n";
         let source = Source { url: "http://m/debian".into(), suite: "trixie".into() };
         assert_eq!(read_lines(lines), [source]);
         let stanzas = "Types: deb deb-src\nURIs: http://a/debian http://b\nSuites: trixie x\n\nTypes: deb\nEnabled: no\nURIs: http://c\nSuites: y\n";

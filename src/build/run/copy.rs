@@ -90,16 +90,23 @@ fn find_sources(step: &CopyStep, from: &From<'_>) -> Result<Vec<PathBuf>> {
         }
     };
     if found.is_empty() {
-        return Err(Error::usage(format!("cannot copy {:?}: no file matches", step.source)).hint(match from {
-            From::Host { .. } => "a relative path is meant from the working directory",
-            From::Stage(_) => "paths are meant from the root of that stage",
-        }));
+        return Err(Error::usage(format!("cannot copy {:?}: no file matches", step.source)).hint(
+            match from {
+                From::Host { .. } => "a relative path is meant from the working directory",
+                From::Stage(_) => "paths are meant from the root of that stage",
+            },
+        ));
     }
     Ok(found)
 }
 
 /// Copies a source to its target, into it if that is a directory.
-fn copy_one(source: &Path, from: &From<'_>, (wanted, directory): (&Path, bool), target: &Rooted) -> Result<()> {
+fn copy_one(
+    source: &Path,
+    from: &From<'_>,
+    (wanted, directory): (&Path, bool),
+    target: &Rooted,
+) -> Result<()> {
     let real = real_source(source, from)?;
     let status = fs::metadata(&real).tried(|| format!("cannot copy {source:?}"))?;
     let contents = source.as_os_str().as_bytes().ends_with(b"/.") || source == Path::new(".");
@@ -168,7 +175,8 @@ impl Copier<'_> {
         if depth > DEEPEST {
             return Err(Error::new(Kind::Io, format!("{}: a link in it leads round", tried())));
         }
-        let status = if follow || !self.keep_links { fs::metadata(source) } else { fs::symlink_metadata(source) };
+        let status =
+            if follow || !self.keep_links { fs::metadata(source) } else { fs::symlink_metadata(source) };
         let status = status.tried(tried).map_err(|error| match error.errno() {
             Some(libc::ENOENT) => error.hint("it is a link that leads nowhere; leave it out, or mend it"),
             _ => error,
@@ -197,7 +205,10 @@ impl Copier<'_> {
         // A file is written where a link of the image leads to, within the image.
         let outside = match self.target.tree().lookup(path)? {
             Some(entry) if entry.kind == FileKind::Directory => {
-                return Err(Error::new(Kind::Io, format!("{}: {path:?} of the image is a directory", tried())));
+                return Err(Error::new(
+                    Kind::Io,
+                    format!("{}: {path:?} of the image is a directory", tried()),
+                ));
             }
             Some(entry) => self.target.outside(&entry.path),
             None => outside,

@@ -164,7 +164,12 @@ pub struct Facts<'a> {
 }
 
 /// Writes the files that the sections of a stage become; gives what the caller should know.
-pub fn write_sections(root: &Rooted, stage: &StagePlan, wanted: &dyn Fn(&Step) -> bool, facts: &Facts<'_>) -> Result<Vec<String>> {
+pub fn write_sections(
+    root: &Rooted,
+    stage: &StagePlan,
+    wanted: &dyn Fn(&Step) -> bool,
+    facts: &Facts<'_>,
+) -> Result<Vec<String>> {
     for step in stage.steps.iter().filter(|step| wanted(step)) {
         if let What::Write { path, by, text } = &step.what {
             write_section(root, Path::new(path), by.as_deref(), &joined(text), step.app.is_some())?;
@@ -216,11 +221,7 @@ fn write_section(root: &Rooted, path: &Path, by: Option<&str>, text: &str, app: 
     root.write(path, script.as_bytes(), PROGRAM)
 }
 
-fn labels_of(
-    stage: &StagePlan,
-    app: Option<&str>,
-    wanted: &dyn Fn(&Step) -> bool,
-) -> Vec<(String, String)> {
+fn labels_of(stage: &StagePlan, app: Option<&str>, wanted: &dyn Fn(&Step) -> bool) -> Vec<(String, String)> {
     let steps = stage.steps.iter().filter(|step| step.app.as_deref() == app && wanted(step));
     let labels = steps.filter_map(|step| match &step.what {
         What::Label { labels, .. } => Some(labels),

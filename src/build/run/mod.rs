@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use super::plan::{BuildPlan, Place, StagePlan, Step, What};
 use super::workdir::{self, WorkDirectory};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::launch::step;
 use crate::plan::IdMap;
@@ -129,7 +129,15 @@ pub fn carry_out(build: &Build<'_>) -> Result<Built> {
     let ids = building::ids(host);
     let remove = |path: &Path| remove_inside(&ids, path);
     let work = workdir::create(build.options.tmpdir.as_deref(), build.host, &remove)?;
-    let mut runner = Runner { build, host, ids: ids.clone(), work: &work, stages: Vec::new(), steps: Vec::new(), count: 0 };
+    let mut runner = Runner {
+        build,
+        host,
+        ids: ids.clone(),
+        work: &work,
+        stages: Vec::new(),
+        steps: Vec::new(),
+        count: 0,
+    };
     let done = runner.run();
     let (steps, stages) = (std::mem::take(&mut runner.steps), std::mem::take(&mut runner.stages));
     match (done, stages.into_iter().next_back()) {
@@ -186,17 +194,13 @@ fn explain_full(error: Error, work: &Path) -> Error {
 
 /// Removes a tree as who owns all of its files.
 fn remove_inside(ids: &IdMap, path: &Path) -> Result<()> {
-    // After Ctrl-C too, so not by a step that would not begin then.
-    let removed = crate::image::unpack::remove_tree(path);
-    if removed.is_ok() {
+    if crate::image::unpack::remove_tree(path).is_ok() {
         return Ok(());
     }
-    step::beside(ids, &[], |_| {
-        use crate::error::Context;
-        crate::image::unpack::remove_tree(path).tried(|| format!("cannot remove {path:?}"))?;
-        Ok(Vec::new())
+    // Files of other ids.
+    step::clean_up(ids, || {
+        crate::image::unpack::remove_tree(path).tried(|| format!("cannot remove {path:?}"))
     })
-    .map(drop)
 }
 
 impl Built {
@@ -289,12 +293,22 @@ impl Runner<'_> {
     }
 
     /// Does a step; its time is kept, and its failure says where it stands.
-    fn timed(&mut self, stage: &StagePlan, step: &Step, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn timed(
+        &mut self,
+        stage: &StagePlan,
+        step: &Step,
+        work: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
         let plan = self.build.plan;
         let several = plan.stages.len() > 1;
         let name = several.then(|| stage.name.clone().unwrap_or_else(|| stage.number.to_string()));
         let app = step.app.as_deref();
-        (self.build.tell)(Event::Begins { stage: name.as_deref(), step: &step.section, app, line: step.line });
+        (self.build.tell)(Event::Begins {
+            stage: name.as_deref(),
+            step: &step.section,
+            app,
+            line: step.line,
+        });
         let started = Instant::now();
         work(self)?;
         let app = step.app.clone();
@@ -306,6 +320,9 @@ impl Runner<'_> {
 
     /// A failure with the place in the definition.
     fn at(&self, line: u32, error: Error) -> Error {
+        if error.kind == Kind::Interrupted {
+            return error;
+        }
         let hint = error.hint.clone();
         let kind = error.kind;
         let outer = Error::new(kind, format!("{}:{line}", self.build.plan.definition)).because(error);

@@ -52,8 +52,11 @@ impl Rooted {
             match self.tree.lookup(&here)? {
                 Some(entry) if entry.kind == FileKind::Directory => here = entry.path,
                 Some(_) => {
-                    return Err(Error::new(Kind::Io, format!("cannot make the directory {path:?} in the image"))
-                        .because(format!("{here:?} is no directory")));
+                    return Err(Error::new(
+                        Kind::Io,
+                        format!("cannot make the directory {path:?} in the image"),
+                    )
+                    .because(format!("{here:?} is no directory")));
                 }
                 None => {
                     let outside = self.outside(&here);

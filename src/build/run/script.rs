@@ -135,11 +135,14 @@ impl Runner<'_> {
                 "it was killed (signal 9)".to_owned(),
                 "the system kills processes when memory is used up; dmesg or the job's log tells",
             ),
-            Ended::Killed(signal) => (format!("it was killed by signal {signal}"), "what it printed last is above"),
+            Ended::Killed(signal) => {
+                (format!("it was killed by signal {signal}"), "what it printed last is above")
+            }
         };
         let app = step.app.as_ref().map_or_else(String::new, |app| format!(" {app}"));
         let error = Error::new(Kind::Program, format!("{}{app} failed", step.section)).because(how);
-        let keep = if self.build.options.no_cleanup { "" } else { "; --no-cleanup keeps what was built so far" };
+        let keep =
+            if self.build.options.no_cleanup { "" } else { "; --no-cleanup keeps what was built so far" };
         Err(self.at(step.line, error.hint(format!("{hint}{keep}"))))
     }
 }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Build, Runner, image_files};
-use super::rooted::Rooted;
 use super::copy::{self, From};
+use super::rooted::Rooted;
+use super::{Runner, image_files};
 use crate::build::agents::{self, Base};
 use crate::build::plan::{StagePlan, Step, What};
 use crate::error::{Context, Error, Kind, Result};
@@ -84,8 +84,9 @@ impl Runner<'_> {
     }
 
     fn plan_beside(&self, stage: &Stage, upper: Option<&Path>) -> Result<RunPlan> {
-        let Build { config, .. } = self.build;
-        plan_beside(&stage.building(upper), (self.host, config, &stage.tree()?))
+        // None of its programs is run.
+        let building = Building { machine: None, ..stage.building(upper) };
+        plan_beside(&building, (self.host, self.build.config, &stage.tree()?))
     }
 
     /// Does `work` beside the root of the stage, which is given to it, and that of another one, which is only read.
@@ -126,7 +127,8 @@ impl Runner<'_> {
                 let directory = self.directory("base")?;
                 let order =
                     agents::Order { agent, keys, directory: &directory, ids: &self.ids, host: self.host };
-                agents::make(&order).map_err(|error| self.at(step.line, error))?
+                let from = keys.iter().find(|key| key.key == "From").map_or(step.line, |key| key.line);
+                agents::make(&order).map_err(|error| self.at(from, error))?
             }
         };
         let in_place = last && self.build.options.update.is_some();
@@ -148,8 +150,7 @@ impl Runner<'_> {
         });
         let from = from.transpose().map_err(|error| self.at(step.line, error))?;
         let (host, definition) = (self.build.host, self.build.plan.definition.clone());
-        let variable =
-            |name: &str| host.variable(name).map(|value| value.to_string_lossy().into_owned());
+        let variable = |name: &str| host.variable(name).map(|value| value.to_string_lossy().into_owned());
         self.beside(from, |root, other| {
             let from = match other {
                 Some(stage) => From::Stage(stage),
@@ -192,7 +193,8 @@ impl Runner<'_> {
                 sections.iter().any(|name| name == "all" || step.section.strip_prefix('%') == Some(name))
             })
         };
-        let facts = image_files::Facts { definition: build.text, labels: &labels, force: build.options.force };
+        let facts =
+            image_files::Facts { definition: build.text, labels: &labels, force: build.options.force };
         let answer = self.beside(None, |root, _| {
             let warnings = image_files::write_sections(root, stage, &wanted, &facts)?;
             serde_json::to_vec(&warnings).tried(|| "cannot hand warnings on".into())

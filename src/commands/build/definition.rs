@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use super::image::{self, Content, Packed};
 use super::output::{NewFile, parent};
-use super::{OF_CONTAINERS, check, metadata, sandbox, show};
+use super::show::Show;
+use super::{OF_CONTAINERS, check, metadata, sandbox};
 use crate::build::plan::BuildPlan;
 use crate::build::run::{Build, BuildOptions, Built, Event, carry_out};
 use crate::build::workdir;
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
-use crate::commands::{note, printed, warn};
+use crate::commands::{printed, warn};
 use crate::config::{self, Config};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -37,7 +38,8 @@ pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
     let options = options(args)?;
     let target = Target::open(args)?;
     catch_stop();
-    let tell = |event: Event<'_>| show::tell(&event, args.json, global);
+    let show = Show::new(global, args.json)?;
+    let tell = |event: Event<'_>| show.event(&event);
     let build = Build {
         plan: &plan,
         text: &definition.text,
@@ -49,7 +51,7 @@ pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
     let built = carry_out(&build)?;
     let steps = built.steps.clone();
     let packing = Instant::now();
-    let packed = target.fill(args, &built, global);
+    let packed = target.fill(args, &built, (global, &show));
     let kept = built.finish(args.no_cleanup && packed.is_err());
     let packed = match (packed, kept) {
         (Ok(packed), Ok(_)) => packed,
@@ -62,19 +64,15 @@ pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
         }
         (Err(error), _) => return Err(error),
     };
+    let target = args.target.display().to_string();
     let Some(packed) = packed else {
-        if !global.silent() {
-            note(global, &format!("{} is changed, {:.1} s", args.target.display(), started.elapsed().as_secs_f64()));
-        }
+        show.changed(&target, started.elapsed());
         return Ok(());
     };
     for line in packed.warnings.lines() {
         warn(global, line);
     }
-    if args.json || !global.silent() {
-        let target = args.target.display().to_string();
-        show::tell_end(&target, &steps, (&packed, packing.elapsed()), started.elapsed(), args.json);
-    }
+    show.end(&target, &steps, (&packed, packing.elapsed()), started.elapsed());
     Ok(())
 }
 
@@ -114,8 +112,12 @@ fn check_sections(names: &[String]) -> Result<()> {
     };
     match names.iter().find(|name| !known(name)) {
         None => Ok(()),
-        Some(name) => Err(Error::usage(format!("cannot run the section {name:?}: there is none of that name"))
-            .hint("--section takes names as they stand in definitions, without %: setup, post, files, test, ...")),
+        Some(name) => Err(Error::usage(format!(
+            "cannot run the section {name:?}: there is none of that name"
+        ))
+        .hint(
+            "--section takes names as they stand in definitions, without %: setup, post, files, test, ...",
+        )),
     }
 }
 
@@ -139,10 +141,14 @@ impl Target {
         }
         let mut entries = fs::read_dir(&args.target).into_iter().flatten();
         if args.target.symlink_metadata().is_ok() && !args.target.is_dir() {
-            return Err(Error::usage(format!("cannot make sandbox {:?}: it is not a directory", args.target)));
+            return Err(Error::usage(format!(
+                "cannot make sandbox {:?}: it is not a directory",
+                args.target
+            )));
         }
         if entries.next().is_some() && !args.force {
-            return Err(Error::usage(format!("{:?} exists", args.target)).hint("--force replaces it, --update changes it"));
+            return Err(Error::usage(format!("{:?} exists", args.target))
+                .hint("--force replaces it, --update changes it"));
         }
         let parent = parent(&args.target);
         fs::metadata(parent).tried(|| format!("cannot use directory {parent:?}"))?;
@@ -150,23 +156,30 @@ impl Target {
     }
 
     /// Packs what was built; none where there is nothing to pack.
-    fn fill(self, args: &BuildArgs, built: &Built, global: &Global) -> Result<Option<Packed>> {
+    fn fill(
+        self,
+        args: &BuildArgs,
+        built: &Built,
+        (global, show): (&Global, &Show<'_>),
+    ) -> Result<Option<Packed>> {
         match self {
             Self::Changed => Ok(None),
             Self::Image(output, file) => {
-                show::tell_packing(args.json, global);
+                show.packing();
                 let packed = pack(args, built, &file, global).map_err(|error| output.explain(error))?;
                 output.finish(&file)?;
                 Ok(Some(packed))
             }
             Self::Sandbox => {
-                show::tell_packing(args.json, global);
+                show.packing();
                 let path = built.directory("packed")?.join("image.sif");
                 let tried = || format!("cannot write {path:?}");
-                let file = File::options().read(true).write(true).create_new(true).open(&path).tried(tried)?;
+                let file =
+                    File::options().read(true).write(true).create_new(true).open(&path).tried(tried)?;
                 let packed = pack(args, built, &file, global)?;
                 let image = crate::image::open(&path)?;
-                let partition = image.partition.ok_or_else(|| Error::image("the image has no root file system"))?;
+                let partition =
+                    image.partition.ok_or_else(|| Error::image("the image has no root file system"))?;
                 sandbox::unpack_into(args, partition, OsStr::new(&args.target), global)?;
                 Ok(Some(packed))
             }
@@ -178,7 +191,9 @@ impl Target {
 fn pack(args: &BuildArgs, built: &Built, file: &File, global: &Global) -> Result<Packed> {
     let directories = built.directories();
     let base = match (&built.base.root, &built.base.file) {
-        (Root::Image { offset, length, .. }, Some(file)) => Some(Source::new(Arc::clone(file), *offset, *length)),
+        (Root::Image { offset, length, .. }, Some(file)) => {
+            Some(Source::new(Arc::clone(file), *offset, *length))
+        }
         _ => None,
     };
     let bytes = step::beside(&built.ids, &[], |_| {

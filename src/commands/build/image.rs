@@ -14,9 +14,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::metadata;
 use super::output::{self, NewFile};
 use super::progress::{self, count};
-use super::metadata;
 use crate::cli::Global;
 use crate::cli::build::{BuildArgs, Method};
 use crate::commands::{amount, obtain, warn};
@@ -27,8 +27,8 @@ use crate::image::sif::{
 use crate::image::source::Source;
 use crate::image::squashfs::{OpenOptions, Squashfs};
 use crate::image::tree::{Directory, Tree};
-use crate::pack::{Layers, pack_layers};
 use crate::pack::{self, Compression, CompressionKind, PackOptions, limits};
+use crate::pack::{Layers, pack_layers};
 use crate::sys::signals::{STOP, catch_stop};
 
 /// What becomes the root file system.
@@ -77,7 +77,12 @@ pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
         warn(global, line);
     }
     if !global.silent() {
-        eprintln!("{}: {}, {:.1} s", args.target.display(), packed.describe(), started.elapsed().as_secs_f64());
+        eprintln!(
+            "{}: {}, {:.1} s",
+            args.target.display(),
+            packed.describe(),
+            started.elapsed().as_secs_f64()
+        );
     }
     Ok(())
 }
@@ -92,7 +97,13 @@ impl Packed {
 }
 
 /// Writes a SIF with `content`, whose files `tree` shows, into `file`.
-pub fn write(content: &Content<'_>, tree: &Tree, file: &File, args: &BuildArgs, global: &Global) -> Result<Packed> {
+pub fn write(
+    content: &Content<'_>,
+    tree: &Tree,
+    file: &File,
+    args: &BuildArgs,
+    global: &Global,
+) -> Result<Packed> {
     let time = time_of_build(args.reproducible)?;
     let options = pack_options(args, time);
     let sif_options = SifOptions { reproducible: args.reproducible, time: time.unwrap_or_else(now) };

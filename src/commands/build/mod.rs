@@ -74,7 +74,9 @@ fn ensure_there(path: &Path) -> Result<()> {
     if !path.exists() {
         obtain::refuse_uri(path)?;
     }
-    let Err(error) = (if path.is_dir() { Ok(()) } else { obtain::image(path).map(drop) }) else { return Ok(()) };
+    let Err(error) = (if path.is_dir() { Ok(()) } else { obtain::image(path).map(drop) }) else {
+        return Ok(());
+    };
     if error.kind == Kind::Image && path.is_file() {
         return Err(error.hint(
             "skiff builds from definitions (text with a line 'Bootstrap: AGENT'), directories and images",

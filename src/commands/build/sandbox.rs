@@ -32,7 +32,12 @@ pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
 }
 
 /// Unpacks a file system into the target, which gets its name when it is complete.
-pub fn unpack_into(args: &BuildArgs, partition: Source, source: &OsStr, global: &Global) -> Result<UnpackSummary> {
+pub fn unpack_into(
+    args: &BuildArgs,
+    partition: Source,
+    source: &OsStr,
+    global: &Global,
+) -> Result<UnpackSummary> {
     let options = OpenOptions { data_cache_bytes: 8 << 20, meta_cache_bytes: 8 << 20, inode_cache: 4096 };
     let squashfs = Squashfs::open(partition, options).map_err(|error| about(error, source))?;
     let threads = args.threads.map_or_else(limits::threads, usize::from);
