@@ -6,9 +6,13 @@
 //!           each value with its place
 //! ```
 //!
-//! Both are pure: nothing here reads a file. Carrying a build plan out is not there yet.
+//! Both are pure: nothing of them reads a file. What a plan says is done by [`run`], on bases that the agents make
+//! ([`agents`]), in a work directory ([`workdir`]).
 
+pub mod agents;
 pub mod cache;
 pub mod definition;
 pub mod plan;
+pub mod run;
 pub mod sbom;
+pub mod workdir;

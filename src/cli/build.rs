@@ -1,4 +1,4 @@
-//! `skiff build`: a directory into an image, and back; a definition looked through.
+//! `skiff build`: a definition, a directory or an image into an image or a sandbox; a definition looked through.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,9 +10,11 @@ use super::build_other::BuildOtherFlags;
 /// Shown by `skiff build --help`.
 pub const EXAMPLES: &str = "\
 Examples:
+  skiff build simulation.sif simulation.def        build what a definition says
   skiff build debian.sif ./rootfs                  pack a directory
   skiff build --compression xz small.sif ./rootfs  smaller, slower to read
   skiff build --sandbox ./tree debian.sif          unpack an image
+  skiff build --compression gzip old.sif new.sif   pack an image anew
   skiff build --check simulation.def               read a definition, show what it asks for
 
 The target appears under its name only when it is complete: after an error or Ctrl-C the old one,
@@ -21,30 +23,57 @@ if any, is as it was.";
 /// `skiff build`.
 #[derive(Debug, Args)]
 pub struct BuildArgs {
-    /// The image file to make, or the directory with --sandbox; with --check the definition
+    /// The image file to make, or the directory with --sandbox; with --check and --dry-run the definition
     #[arg(value_hint = ValueHint::AnyPath)]
     pub target: PathBuf,
-    /// The directory to pack, or the image to unpack
-    #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath, required_unless_present = "check")]
+    /// The definition to build, the directory to pack, or the image to unpack or to pack anew
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath, required_unless_present_any = ["check", "dry_run"])]
     pub source: Option<OsString>,
 
-    /// Replace the target if it exists
+    /// Replace the target if it exists; labels of the definition replace those of its base
     #[arg(short = 'F', long)]
     pub force: bool,
-    /// Unpack SOURCE into the directory TARGET
+    /// Make the directory TARGET instead of an image
     #[arg(
         short,
         long,
         conflicts_with_all = ["compression", "level", "block_size", "all_root", "reproducible", "memory"]
     )]
     pub sandbox: bool,
+    /// Run the definition over the sandbox TARGET as it is, in place of its base
+    #[arg(short, long, conflicts_with = "force", help_heading = "Definitions")]
+    pub update: bool,
 
     /// Read the definition and print its plan; nothing is built
     #[arg(long, conflicts_with = "sandbox", help_heading = "Definitions")]
     pub check: bool,
-    /// With --check: print JSON
+    /// Print what would be done, and where; nothing is built
+    #[arg(long, help_heading = "Definitions")]
+    pub dry_run: bool,
+    /// With --check and --dry-run: print JSON; else tell what happens as lines of JSON on standard output
     #[arg(long, help_heading = "Definitions")]
     pub json: bool,
+    /// Run these sections alone, with commas between; 'all', or 'none'
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Definitions")]
+    pub section: Vec<String>,
+    /// Leave %test out
+    #[arg(short = 'T', long, help_heading = "Definitions")]
+    pub notest: bool,
+    /// Bring a file or directory of the host into %post and %test
+    #[arg(short = 'B', long, value_name = "SOURCE[:TARGET[:OPTS]]", value_hint = ValueHint::AnyPath, help_heading = "Definitions")]
+    pub bind: Vec<OsString>,
+    /// The same as type=bind,source=PATH,destination=PATH[,ro]
+    #[arg(long, value_name = "KEY=VALUE,...", help_heading = "Definitions")]
+    pub mount: Vec<OsString>,
+    /// Let %test write to the image; what it writes is gone at its end
+    #[arg(long, help_heading = "Definitions")]
+    pub writable_tmpfs: bool,
+    /// Keep what was built so far when the build fails
+    #[arg(long, help_heading = "Definitions")]
+    pub no_cleanup: bool,
+    /// Build in this directory [default: SKIFF_TMPDIR, TMPDIR, the cache directory, /var/tmp]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Definitions")]
+    pub tmpdir: Option<PathBuf>,
     /// The value of {{ NAME }} in the definition; may be repeated
     #[arg(long = "build-arg", value_name = "NAME=VALUE", help_heading = "Definitions")]
     pub build_args: Vec<String>,

@@ -22,14 +22,12 @@ const fn row(letter: char, takes_value: bool, names: &'static [&'static str], an
 
 const LOCAL: Answer = NoEffect("the source is a local directory or image");
 const NOTHING_RUNS: Answer = NoEffect("nothing is run while a directory is packed");
-const NO_DEFINITION: Answer = NoEffect("there is no definition file to fill in");
 const ENCRYPT: Answer = Later("encrypt the file that is built, for example with gpg or age");
 const REMOTE: Answer = Later("skiff builds on this machine alone");
 
 /// All of them.
 #[rustfmt::skip]
 pub const BUILD_OTHERS: &[BuildOther] = &[
-    row('T', false, &["notest"],                  Already),
     row(' ', false, &["disable-cache"],           Already),
     row(' ', false, &["userns"],                  Already),
     row(' ', false, &["ignore-subuid"],           Already),
@@ -46,22 +44,15 @@ pub const BUILD_OTHERS: &[BuildOther] = &[
     row(' ', true,  &["docker-username"],         LOCAL),
     row(' ', true,  &["docker-password"],         LOCAL),
     row(' ', true,  &["buildkit-host"],           LOCAL),
-    row(' ', true,  &["tmpdir"],                  NoEffect("packing needs no temporary directory")),
-    row(' ', false, &["no-cleanup"],              NoEffect("packing needs no temporary directory")),
-    row('B', true,  &["bind"],                    NOTHING_RUNS),
-    row(' ', true,  &["mount"],                   NOTHING_RUNS),
     row(' ', false, &["nv"],                      NOTHING_RUNS),
     row(' ', false, &["nvccli"],                  NOTHING_RUNS),
     row(' ', false, &["rocm"],                    NOTHING_RUNS),
     row(' ', false, &["compat32"],                NOTHING_RUNS),
-    row(' ', false, &["writable-tmpfs"],          NOTHING_RUNS),
-    row(' ', true,  &["section"],                 NO_DEFINITION),
     row(' ', true,  &["arch"],                    NoEffect("the processor is that of the programs in the directory")),
     row(' ', true,  &["arch-variant"],            NoEffect("the processor is that of the programs in the directory")),
 
     row(' ', false, &["fix-perms"],               Later("mend the directory first: chmod -R u+rwX DIRECTORY")),
     row(' ', true,  &["mksquashfs-args"],         Later("use --compression, --level, --block-size and --threads")),
-    row('u', false, &["update"],                  Later("change the sandbox from within: skiff exec --writable --fakeroot DIRECTORY PROGRAM")),
     row(' ', false, &["data"],                    Later("a directory is brought into containers with --bind")),
     row('e', false, &["encrypt"],                 ENCRYPT),
     row(' ', false, &["passphrase"],              ENCRYPT),

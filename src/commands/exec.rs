@@ -36,7 +36,7 @@ pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>
         shell,
         image: &path,
         root: root_of(&image, &path),
-        machine: image.sif.as_ref().and_then(|sif| machine(sif.architecture().name())),
+        machine: image.sif.as_ref().and_then(|sif| plan::process::machine_of(sif.architecture().name())),
     };
     if action == Action::Test && !plan::has_test(&request, &host, &image.tree()?) {
         note(global, &format!("image {:?} has no test", args.words.image));
@@ -122,20 +122,6 @@ fn root_of(image: &Image, path: &Path) -> Root {
         },
         None => Root::Directory(HostPath(path.to_owned())),
     }
-}
-
-/// Go's name of a processor (which SIF goes by) as `uname -m` has it.
-fn machine(architecture: &str) -> Option<&str> {
-    Some(match architecture {
-        "386" => "i386",
-        "amd64" => "x86_64",
-        "arm64" => "aarch64",
-        "mipsle" => "mipsel",
-        "mips64le" => "mips64el",
-        "loong64" => "loongarch64",
-        "unknown" => return None,
-        same => same,
-    })
 }
 
 fn print(plan: &RunPlan, json: bool) -> Result<i32> {

@@ -13,10 +13,12 @@
 //! | SIF | [`sif`] |
 //! | SquashFS | [`squashfs`] |
 //! | files of an image that is not mounted | [`tree`] |
+//! | the same with layers over the image | [`layered`] |
 //! | what an image says of itself | [`metadata`] |
 //! | a time of an image as a date | [`calendar`] |
 
 pub mod calendar;
+pub mod layered;
 pub mod metadata;
 mod path;
 pub mod sif;

@@ -4,6 +4,7 @@
 //! walked by descriptors, name by name without following (`openat` with `O_NOFOLLOW`), so that a link
 //! swapped in during the walk leads nowhere either, and no mount of a newer kernel is needed for it.
 
+use super::layered::{Layered, Opened};
 use super::path::{self, Last};
 use super::squashfs::{Content, FileKind, Inode, Squashfs};
 use crate::error::{Context, Error, Kind, Result};
@@ -26,6 +27,8 @@ pub enum Tree {
     Squashfs(Squashfs),
     /// In a directory.
     Directory(Directory),
+    /// In layers over another.
+    Layered(Layered),
 }
 
 /// A directory that is the root of an image.
@@ -156,6 +159,7 @@ impl Tree {
     fn find(&self, path: &Path, last: Last) -> Result<Option<Entry>> {
         match self {
             Self::Directory(directory) => directory.entry(path, last),
+            Self::Layered(layered) => layered.find(path, last),
             Self::Squashfs(squashfs) => {
                 Ok(squashfs.resolve_to(path, last)?.map(|(path, inode)| entry(path, &inode)))
             }
@@ -166,6 +170,7 @@ impl Tree {
     pub fn link(&self, path: &Path) -> Result<Option<PathBuf>> {
         match self {
             Self::Directory(directory) => directory.link(path),
+            Self::Layered(layered) => layered.link(path),
             Self::Squashfs(squashfs) => {
                 let found = squashfs.resolve_to(path, Last::Stay)?;
                 Ok(found.and_then(|(_, inode)| match &inode.content {
@@ -190,6 +195,7 @@ impl Tree {
                     .tried(|| format!("cannot read {path:?} in {:?}", directory.path))?;
                 if contents.len() as u64 > limit { Err(too_long()) } else { Ok(Some(contents)) }
             }
+            Self::Layered(layered) => layered.read(path, limit),
             Self::Squashfs(squashfs) => {
                 let Some((_, inode)) = squashfs.resolve(path)? else { return Ok(None) };
                 if !matches!(inode.content, Content::Regular(_)) {
@@ -203,10 +209,40 @@ impl Tree {
         }
     }
 
+    /// The first bytes, at most `most`, of the regular file that `path` leads to; none if there is none.
+    pub fn read_start(&self, path: &Path, most: usize) -> Result<Option<Vec<u8>>> {
+        let tried = || format!("cannot read {path:?} of the image");
+        let opened = match self {
+            Self::Directory(directory) => {
+                directory.reopen(path, FileType::RegularFile)?.map(|(_, file)| File::from(file))
+            }
+            Self::Layered(layered) => match layered.open(path)? {
+                Opened::File(file) => Some(file),
+                Opened::InBase(path) => return layered.base().read_start(&path, most),
+                Opened::Nothing => None,
+            },
+            Self::Squashfs(squashfs) => {
+                let Some((_, inode)) = squashfs.resolve(path)? else { return Ok(None) };
+                if !matches!(inode.content, Content::Regular(_)) {
+                    return Ok(None);
+                }
+                return Ok(Some(match squashfs.block(&inode, 0)? {
+                    super::squashfs::Block::Hole(length) => vec![0; length.min(most)],
+                    super::squashfs::Block::Data(bytes) => bytes.iter().take(most).copied().collect(),
+                }));
+            }
+        };
+        let Some(file) = opened else { return Ok(None) };
+        let mut start = Vec::new();
+        file.take(most as u64).read_to_end(&mut start).tried(tried)?;
+        Ok(Some(start))
+    }
+
     /// The names in the directory that `path` leads to, without `.` and `..`, sorted.
     pub fn list(&self, path: &Path) -> Result<Vec<OsString>> {
         let mut names = match self {
             Self::Directory(directory) => directory.list(path)?,
+            Self::Layered(layered) => layered.list(path)?.ok_or_else(|| not_listable(path))?,
             Self::Squashfs(squashfs) => {
                 let Some((_, dir)) = squashfs.resolve(path)? else { return Err(not_listable(path)) };
                 if dir.kind() != FileKind::Directory {

@@ -20,6 +20,7 @@ mod namespaces;
 mod own;
 mod process;
 mod rootfs;
+pub mod step;
 mod subordinate;
 mod supervise;
 
@@ -69,12 +70,18 @@ impl Server {
 /// # Errors
 /// An image that cannot be looked at, no more processes.
 pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
+    // Without mounts by descriptors a container cannot take the image from the template that others left.
+    let shared = compat::has_mount_descriptors();
+    let Some(request) = request(serving, image, shared)? else { return Ok(None) };
+    Ok(Some(Server(serve::meet(request)?)))
+}
+
+/// What the server of an image has to be; none for a directory.
+fn request(serving: &Serving, image: &File, shared: bool) -> Result<Option<serve::Request>> {
     let Serving { root, ids, serve, .. } = serving;
     let Root::Image { path, offset, length } = root else { return Ok(None) };
     let image = image.try_clone().tried(|| format!("cannot use the image {:?}", path.0))?;
-    // Without mounts by descriptors a container cannot take the image from the template that others left.
-    let shared = compat::has_mount_descriptors();
-    let request = serve::Request {
+    Ok(Some(serve::Request {
         image,
         offset: *offset,
         length: *length,
@@ -84,8 +91,7 @@ pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
         rendezvous: serve.rendezvous.iter().filter(|_| shared).map(|path| path.0.clone()).collect(),
         start: serve.start.iter().map(|path| path.0.clone()).collect(),
         unpack: serve.unpack.as_ref().map(|path| path.0.clone()),
-    };
-    Ok(Some(Server(serve::meet(request)?)))
+    }))
 }
 
 fn owner(ids: &IdMap) -> Owner {
@@ -119,7 +125,7 @@ pub fn exec(plan: &RunPlan, server: Option<Server>) -> Result<Infallible> {
         (Root::Image { .. }, Some(server)) => namespaces::enter_with_image(plan, server.0)?,
         (Root::Image { .. }, None) => return Err(Error::new(Kind::Internal, "the image has no server")),
         (Root::Directory(path), _) => {
-            namespaces::enter(plan)?;
+            namespaces::enter(&plan.ids)?;
             (rootfs::Lower::Directory(path.0.clone()), None)
         }
     };

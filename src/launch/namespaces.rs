@@ -23,8 +23,8 @@ use crate::sys::process::{self, Fork};
 use crate::sys::{compat, fuse};
 
 /// Gives this process a user namespace and a mount namespace of its own.
-pub fn enter(plan: &RunPlan) -> Result<()> {
-    enter_user_namespace(&plan.ids)?;
+pub fn enter(ids: &IdMap) -> Result<()> {
+    enter_user_namespace(ids)?;
     new_mount_namespace()
 }
 
@@ -88,8 +88,16 @@ fn begin(plan: &RunPlan, mut starter: Starter) -> Result<(OwnedFd, Template)> {
 /// The only container of its server, before kernel 5.2: without detached mounts, a mount stays in the namespace that
 /// it was made in. So there is no template, and the image is mounted where the container's root is assembled.
 fn begin_alone(plan: &RunPlan, mut starter: Starter) -> Result<Lower> {
+    if starter.unpacks() {
+        starter.unpacked()?;
+    }
+    enter(&plan.ids)?;
+    serve_here(starter)
+}
+
+/// The image of a new server, for the namespaces that this process is in.
+pub fn serve_here(mut starter: Starter) -> Result<Lower> {
     let unpacked = if starter.unpacks() { Some(starter.unpacked()?.root.clone()) } else { None };
-    enter(plan)?;
     if let Some(root) = unpacked {
         let trying = || "cannot mount the image".to_owned();
         let user = File::open("/proc/self/ns/user").context(Kind::Host, trying)?;

@@ -45,6 +45,16 @@ const CHANGES: &str = "changes";
 
 /// Builds the root and makes it the root directory of this process.
 pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
+    let (root, _) = assemble(plan, lower, STAGE_AT)?;
+    rustix::process::fchdir(&root)
+        .context(Kind::Host, || "cannot prepare the container's root directory".into())?;
+    mount::enter_current_directory_as_root()
+        .context(Kind::Host, || "cannot make the image the root directory".into())
+}
+
+/// Builds the root; gives it open, and its name in the stage, which is mounted on the directory `stage`. The working
+/// directory is the stage after that.
+pub fn assemble(plan: &RunPlan, lower: Lower, stage: &str) -> Result<(OwnedFd, &'static str)> {
     make_on_host(&plan.make)?;
     let sources = take_sources(&plan.mounts)?;
     let layers = take_layers(plan)?;
@@ -53,11 +63,11 @@ pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
         other => other,
     };
     let staging = || "cannot prepare the container's root directory".to_owned();
-    compat::shield_from_binds(STAGE_AT).context(Kind::Host, staging)?;
-    mount::mount_new("tmpfs", STAGE_AT, MountFlags::NOSUID | MountFlags::NODEV, "mode=0755")
+    compat::shield_from_binds(stage).context(Kind::Host, staging)?;
+    mount::mount_new("tmpfs", stage, MountFlags::NOSUID | MountFlags::NODEV, "mode=0755")
         .context(Kind::Host, staging)?;
     // Everything of the stage is named relative to it from here on.
-    rustix::process::chdir(STAGE_AT).context(Kind::Host, staging)?;
+    rustix::process::chdir(stage).context(Kind::Host, staging)?;
     let image = make_directory("image").context(Kind::Host, staging)?;
     match lower {
         Lower::Mount(mount) => {
@@ -70,7 +80,7 @@ pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
         let at = make_directory(name).context(Kind::Host, staging)?;
         layer.attach(at.as_fd(), || open_directory(name)).context(Kind::Host, staging)?;
     }
-    let root = lay_mount_points(plan)?;
+    let (root, name) = lay_mount_points(plan)?;
     for (number, (mount, source)) in plan.mounts.iter().zip(sources).enumerate() {
         let done = apply(root.as_fd(), number, mount, source.as_ref());
         if let Err(error) = done
@@ -79,9 +89,7 @@ pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
             return Err(error);
         }
     }
-    rustix::process::fchdir(&root).context(Kind::Host, staging)?;
-    mount::enter_current_directory_as_root()
-        .context(Kind::Host, || "cannot make the image the root directory".into())
+    Ok((root, name))
 }
 
 fn make_on_host(entries: &[HostEntry]) -> Result<()> {
@@ -143,7 +151,7 @@ fn take_sources(mounts: &[Mount]) -> Result<Vec<Option<Taken>>> {
 
 /// The root directory: the image, with the mount points it lacks laid over the directories that lack them. The
 /// overlays have no upper layer, so they are read-only and files are read from the image's own page cache.
-fn lay_mount_points(plan: &RunPlan) -> Result<OwnedFd> {
+fn lay_mount_points(plan: &RunPlan) -> Result<(OwnedFd, &'static str)> {
     let trying = || "cannot add mount points to the image".to_owned();
     if plan.writes == Writes::Sandbox {
         make_mount_points(&open_directory("image").context(Kind::Host, trying)?, &plan.mount_points)?;
@@ -175,7 +183,11 @@ fn lay_mount_points(plan: &RunPlan) -> Result<OwnedFd> {
             .map_err(|error| explain_no_overlay(plan, error))?;
     }
     // Anew, to mean the overlay and not the directory it covers.
-    if whole { open_directory("root").context(Kind::Host, trying) } else { Ok(root) }
+    if whole {
+        Ok((open_directory("root").context(Kind::Host, trying)?, "root"))
+    } else {
+        Ok((root, "image"))
+    }
 }
 
 /// What comes before the image in the list of layers.

@@ -8,6 +8,7 @@ pub mod answers;
 pub mod app;
 pub mod asked;
 pub mod bind;
+pub mod building;
 mod contain;
 pub mod env;
 pub mod env_file;
@@ -78,6 +79,19 @@ pub struct RunPlan {
     pub serve: ServeOptions,
     /// What the caller should be told before the start.
     pub warnings: Vec<String>,
+}
+
+impl RunPlan {
+    /// The part that the image's server needs.
+    pub fn serving(&self) -> Serving {
+        let Self { root, ids, one_id_because, serve, .. } = self;
+        Serving {
+            root: root.clone(),
+            ids: ids.clone(),
+            one_id_because: one_id_because.clone(),
+            serve: serve.clone(),
+        }
+    }
 }
 
 /// The root file system.

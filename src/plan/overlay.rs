@@ -33,6 +33,11 @@ const NO_UPPER: &[(u64, &str)] = &[
 /// Those that cannot even be a layer.
 const NO_LAYER: [&str; 4] = ["eCryptfs", "Lustre", "GPFS", "PanFS"];
 
+/// The name of a file system that cannot hold what is written to an overlay.
+pub fn unwritable_file_system(kind: u64) -> Option<&'static str> {
+    NO_UPPER.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name)
+}
+
 /// What was decided.
 #[derive(Debug, Default)]
 pub struct Layers {
@@ -132,8 +137,8 @@ fn check(directory: &PathBuf, read_only: bool, host: &Host, because: &Because) -
         ));
     }
     let kind = host.file_system(directory).context(Kind::Host, tried)?;
-    let Some((_, name)) = NO_UPPER.iter().find(|(number, _)| *number == kind) else { return Ok(()) };
-    if read_only && !NO_LAYER.contains(name) {
+    let Some(name) = unwritable_file_system(kind) else { return Ok(()) };
+    if read_only && !NO_LAYER.contains(&name) {
         return Ok(());
     }
     Err(Error::host(format!("{}: it is on {name}, which the kernel's overlays cannot use so", tried()))

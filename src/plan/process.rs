@@ -69,6 +69,20 @@ fn script_of(request: &Request<'_>, image: &str, app: &str) -> PathBuf {
     request.flags.app.as_deref().map_or(image.into(), |name| app::script(name, app))
 }
 
+/// Go's name of a processor (which SIF goes by) as `uname -m` has it.
+pub fn machine_of(architecture: &str) -> Option<&str> {
+    Some(match architecture {
+        "386" => "i386",
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        "mipsle" => "mipsel",
+        "mips64le" => "mips64el",
+        "loong64" => "loongarch64",
+        "unknown" => return None,
+        same => same,
+    })
+}
+
 /// Fails when the image is for another processor and nothing here emulates it.
 pub fn check_machine(request: &Request<'_>, host: &Host) -> Result<()> {
     let Some(wanted) = request.machine else { return Ok(()) };

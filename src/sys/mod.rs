@@ -14,5 +14,6 @@ pub mod mount;
 pub mod network;
 pub mod notify;
 pub mod process;
+pub mod reaper;
 pub mod signals;
 pub mod slots;

@@ -67,6 +67,21 @@ pub fn wait_for(pid: libc::pid_t) -> io::Result<Ended> {
     }
 }
 
+/// Waits for the end of any child, and gives its pid.
+///
+/// # Errors
+/// ECHILD when there is none.
+pub fn wait_for_any() -> io::Result<(libc::pid_t, Ended)> {
+    loop {
+        match look(-1, WaitPidFlag::empty()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            Ok(Some((pid, Change::Ended(ended)))) => return Ok((pid, ended)),
+            Ok(_) => {}
+        }
+    }
+}
+
 /// Runs `work` in a child, which ends with it, and gives what it returned: for what must not happen to this process.
 ///
 /// # Errors

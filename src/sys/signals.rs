@@ -57,6 +57,9 @@ pub fn ignore_requests_to_end() {
     }
 }
 
+/// The signals that ask to stop.
+const STOPPING: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
 /// Set by SIGINT, SIGTERM and SIGHUP once [`catch_stop`] was called.
 pub static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -70,7 +73,7 @@ extern "C" fn note_stop(signal: libc::c_int) {
 /// From here on Ctrl-C, SIGTERM and SIGHUP set [`STOP`] instead of ending the process, so that long work can take
 /// back what it has half done. Ignored ones (nohup) stay ignored.
 pub fn catch_stop() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    for signal in STOPPING {
         // SAFETY: the handler is async-signal-safe: it stores to an atomic and calls signal().
         unsafe {
             let handler = note_stop as extern "C" fn(libc::c_int);
@@ -78,6 +81,62 @@ pub fn catch_stop() {
                 libc::signal(signal, libc::SIG_IGN);
             }
         }
+    }
+}
+
+/// Ctrl-C, SIGTERM and SIGHUP do what they do by default again; ignored ones (nohup) stay ignored.
+pub fn release_stop() {
+    for signal in STOPPING {
+        // SAFETY: SIG_DFL and SIG_IGN install no handler.
+        unsafe {
+            if libc::signal(signal, libc::SIG_DFL) == libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+        }
+    }
+}
+
+/// Waits for one of `files` to have something to read or to end; false when a signal came first. A request to stop
+/// that arrives between the caller's last look at [`STOP`] and the wait is not missed, where [`hold_stop`] was called
+/// before that look.
+///
+/// # Errors
+/// Those of ppoll(2).
+pub fn wait_for_input(files: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
+    use nix::poll::{PollFd, PollFlags, ppoll};
+    let mut polled: Vec<PollFd<'_>> =
+        files.iter().map(|file| PollFd::new(*file, PollFlags::POLLIN)).collect();
+    let mut mask = nix::sys::signal::SigSet::thread_get_mask()?;
+    for signal in STOPPING {
+        mask.remove(nix::sys::signal::Signal::try_from(signal)?);
+    }
+    match ppoll(&mut polled, None, Some(mask)) {
+        Ok(_) => {}
+        Err(nix::Error::EINTR) => return Ok(vec![false; files.len()]),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(polled.iter().map(|file| file.any().unwrap_or(true)).collect())
+}
+
+/// Lets requests to stop wait; gives what was held before.
+///
+/// # Errors
+/// None that the caller can do anything about.
+pub fn hold_stop() -> io::Result<Held> {
+    let mut set = nix::sys::signal::SigSet::empty();
+    for signal in STOPPING {
+        set.add(nix::sys::signal::Signal::try_from(signal)?);
+    }
+    Ok(Held(set.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?))
+}
+
+/// What was held before [`hold_stop`]; dropped, it is so again.
+pub struct Held(nix::sys::signal::SigSet);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A mask that was in force can be set again.
+        let _ = self.0.thread_set_mask();
     }
 }
 

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn without_a_home_there_is_none() {
         let mut host = Host::made_up(Path::new("/"));
-        let user = User { name: "x".into(), gecos: "".into(), home: None, shell: "".into() };
+        let user = User { name: "x".into(), gid: Some(1000), gecos: "".into(), home: None, shell: "".into() };
         host.user = OnceCell::from(user);
         let error = place(&host).unwrap_err();
         assert!(error.hint.unwrap().contains("SKIFF_CACHEDIR"));

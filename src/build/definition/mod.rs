@@ -75,6 +75,8 @@ pub struct Definition {
     pub unused: Vec<String>,
     /// The names that templates use or stages set; what a wrong name is compared with.
     pub names: Vec<String>,
+    /// All of its text, templates filled in.
+    pub text: String,
 }
 
 /// A stage: a base, and what is done to it.
@@ -116,6 +118,8 @@ pub fn parse(bytes: &[u8], given: &[Given]) -> Result<Definition, Mistakes> {
     let mut stages: Vec<Stage> = Vec::new();
     let mut named: HashMap<String, usize> = HashMap::new();
     let raw = cut(text);
+    let filled_in = text.contains("{{");
+    let mut filled = String::new();
     if raw.is_empty() {
         report.mistake(|| {
             let first = Line { number: 1, text: text.lines().next().unwrap_or_default() };
@@ -131,6 +135,9 @@ pub fn parse(bytes: &[u8], given: &[Given]) -> Result<Definition, Mistakes> {
         let header = header::parse(raw.header, first, &mut scope, &mut report);
         let known = sections::Stages { earlier: &named, all: &later };
         let sections = sections::parse(&raw.sections, &known, &mut scope, &mut report);
+        if filled_in {
+            fill(raw, &mut scope, &mut filled);
+        }
         let arguments = scope.taken();
         let Some(header) = header else { continue };
         if let Some(name) = &header.name
@@ -149,7 +156,24 @@ pub fn parse(bytes: &[u8], given: &[Given]) -> Result<Definition, Mistakes> {
     }
     let (unused, names) = values.unused();
     let warnings = report.finish()?;
-    Ok(Definition { stages, warnings, unused, names })
+    let text = if filled_in { filled } else { text.to_owned() };
+    Ok(Definition { stages, warnings, unused, names, text })
+}
+
+/// Adds the lines of a stage with their templates filled in. What is wrong with those has been told.
+fn fill(raw: &RawStage<'_>, scope: &mut Scope<'_, '_>, out: &mut String) {
+    let mut report = Report::default();
+    let mut add = |line: Line<'_>, fill: bool| {
+        let text = if fill { scope.fill(line, &mut report).text } else { line.text.into() };
+        out.push_str(&text);
+        out.push('\n');
+    };
+    raw.header.lines().for_each(|line| add(line, true));
+    for section in &raw.sections {
+        let fill = !sections::is_arguments(section.head.text);
+        add(section.head, fill);
+        section.body.lines().for_each(|line| add(line, fill));
+    }
 }
 
 /// Cuts the text at each line `bootstrap:` and at each line that begins with `%`.

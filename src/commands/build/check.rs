@@ -1,12 +1,13 @@
-//! `skiff build --check`: a definition looked through, its plan printed.
+//! Definitions of the command line: read, looked through (`skiff build --check`).
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use crate::build::definition::{Given, Mistake, Mistakes, TEXT_BYTES, argument, arguments_of_file, parse};
-use crate::build::plan::plan_build;
+use crate::build::definition::{
+    Definition, Given, Mistake, Mistakes, TEXT_BYTES, argument, arguments_of_file, parse,
+};
+use crate::build::plan::{BuildPlan, plan_build};
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
 use crate::commands::{printed, warn};
@@ -18,6 +19,23 @@ const LOOKED_AT: u64 = 64 << 10;
 /// Runs `skiff build --check`.
 pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
     let path = args.source.as_ref().map_or(args.target.as_path(), Path::new);
+    let (_, plan) = read_definition(path, args, global)?;
+    print(&plan, args.json)
+}
+
+/// Prints what a definition asks for.
+pub fn print(plan: &BuildPlan, json: bool) -> Result<i32> {
+    let text = if json {
+        let json = serde_json::to_string_pretty(plan).tried(|| "cannot write the plan as JSON".into())?;
+        format!("{json}\n")
+    } else {
+        plan.to_string()
+    };
+    printed(io::stdout().write_all(text.as_bytes()))
+}
+
+/// Reads a definition, says what is odd, and gives what it asks for.
+pub fn read_definition(path: &Path, args: &BuildArgs, global: &Global) -> Result<(Definition, BuildPlan)> {
     let name = path.display().to_string();
     let bytes = read(path, "definition")?;
     let given = given(args)?;
@@ -31,28 +49,12 @@ pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
     }
     answer_unused(args, global, &definition.unused, &given, &definition.names)?;
     let plan = plan_build(&definition, &name);
-    let text = if args.json {
-        let json = serde_json::to_string_pretty(&plan).tried(|| "cannot write the plan as JSON".into())?;
-        format!("{json}\n")
-    } else {
-        plan.to_string()
-    };
-    printed(io::stdout().write_all(text.as_bytes()))
+    Ok((definition, plan))
 }
 
-/// A file that skiff would take for a definition cannot be built yet.
-pub fn refuse_definition(source: &OsStr) -> Result<()> {
-    let path = Path::new(source);
-    let Ok(metadata) = path.metadata() else { return Ok(()) };
-    if !metadata.is_file() || !begins_a_stage(path) {
-        return Ok(());
-    }
-    let message = format!("cannot build from {path:?}: building from definitions is not there yet");
-    Err(Error::usage(message).hint(format!(
-        "skiff build --check {} looks it through; make its root file system as a directory and pack that: \
-         skiff build IMAGE DIRECTORY",
-        path.display()
-    )))
+/// Whether a file is a definition: it is text that begins a stage near its start.
+pub fn is_definition(path: &Path) -> bool {
+    path.metadata().is_ok_and(|status| status.is_file()) && begins_a_stage(path)
 }
 
 /// Whether a file has a line that begins a stage, near its start.

@@ -8,14 +8,11 @@
 //!
 //! The tree is packed unchanged: scripts that it lacks are not made up, and images without them run.
 
-use std::path::Path;
-
 use crate::error::Result;
 use crate::image::Tree;
 use crate::image::calendar::Moment;
 use crate::image::metadata::{self, OBJECT_NAME};
 use crate::image::sif::{Architecture, DataType, Extra, NewObject, SifWriter};
-use crate::image::tree::Directory;
 
 const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const MONTHS: [&str; 12] = [
@@ -34,26 +31,30 @@ const MONTHS: [&str; 12] = [
 ];
 
 /// Adds the objects to a SIF that is being written. `time` is in seconds since 1970; 0 is no time.
-pub fn add(sif: &mut SifWriter, tree: &Path, architecture: Architecture, time: i64) -> Result<()> {
-    let tree = Tree::Directory(Directory::open(tree)?);
-    if let Some(definition) = metadata::definition(&tree)? {
+pub fn add(sif: &mut SifWriter, tree: &Tree, architecture: Architecture, time: i64) -> Result<()> {
+    if let Some(definition) = metadata::definition(tree)? {
         sif.add_bytes(NewObject::new(DataType::DEFINITION, "", Extra::None), &definition)?;
     }
-    let mut attributes = metadata::of_tree(&tree)?;
-    let mut label = |name: &str, value: String| {
-        attributes.labels.insert(format!("org.label-schema.{name}"), value);
-    };
-    label("schema-version", "1.0".to_owned());
-    label("usage.skiff.version", env!("CARGO_PKG_VERSION").to_owned());
-    if architecture != Architecture::UNKNOWN {
-        label("build-arch", architecture.name().to_owned());
-    }
-    if time != 0 {
-        label("build-date", build_date(time));
-    }
+    let mut attributes = metadata::of_tree(tree)?;
+    attributes.labels.extend(labels(architecture, time));
     let object = NewObject::new(DataType::GENERIC_JSON, OBJECT_NAME, Extra::None);
     sif.add_bytes(object, metadata::to_json(&attributes)?.as_bytes())?;
     Ok(())
+}
+
+/// What an image says of its making.
+pub fn labels(architecture: Architecture, time: i64) -> Vec<(String, String)> {
+    let mut labels = vec![
+        ("schema-version", "1.0".to_owned()),
+        ("usage.skiff.version", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    if architecture != Architecture::UNKNOWN {
+        labels.push(("build-arch", architecture.name().to_owned()));
+    }
+    if time != 0 {
+        labels.push(("build-date", build_date(time)));
+    }
+    labels.into_iter().map(|(name, value)| (format!("org.label-schema.{name}"), value)).collect()
 }
 
 /// As Apptainer writes it: `Tuesday_24_November_2026_20:59:6_UTC`.

@@ -1,0 +1,156 @@
+//! Scripts of sections: %pre and %setup on the host, %post, %appinstall and %test inside.
+//!
+//! ```text
+//! %pre       as the caller                       on the host, before there is a root
+//! %setup     as root of the user namespace       on the host; SKIFF_ROOTFS and its twins name the root
+//! %post      as root                             /bin/sh -ex /.post.script, or the program of -c
+//! %test      as root                             /.singularity.d/test; what it writes is gone at its end
+//! ```
+//!
+//! Inside, the working directory is `/`, the mask 0022, and `SKIFF_ENVIRONMENT` and `SKIFF_LABELS` (and twins) name
+//! the files for what goes into the image's environment and labels.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use super::Runner;
+use super::image_files::joined;
+use crate::build::plan::{Step, What};
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::FAMILIES;
+use crate::launch::{self, step, step::Ended};
+use crate::plan::building::{labels_file, plan_inside, script_mount};
+use crate::plan::{RunPlan};
+
+/// Where a script stands inside.
+const INSIDE: &str = "/.post.script";
+const ENVIRONMENT: &str = "/.singularity.d/env/91-environment.sh";
+
+impl Runner<'_> {
+    /// %pre and %setup.
+    pub(super) fn run_on_host(&mut self, step: &Step) -> Result<()> {
+        let What::Run { by, text, .. } = &step.what else { return Ok(()) };
+        let script = self.write_script(&joined(text))?;
+        let call = |root: Option<&Path>| -> Result<ExitStatus> {
+            let mut command = host_command(by, &script);
+            if let Some(root) = root {
+                let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+                for family in FAMILIES {
+                    command.env(format!("{family}_ROOTFS"), root);
+                    command.env(format!("{family}_ENVIRONMENT"), below(Path::new(ENVIRONMENT)));
+                    command.env(format!("{family}_LABELS"), below(labels_file()));
+                }
+            }
+            command.status().tried(|| format!("cannot run {by:?} for {}", step.section))
+        };
+        let answer = |status: ExitStatus| Ok(status.into_raw().to_le_bytes().to_vec());
+        let answer = if step.section == "%pre" {
+            step::on_host(|| answer(call(None)?))
+        } else {
+            self.beside(None, |root, _| {
+                let path = root.path();
+                answer(call(Some(path))?)
+            })
+        };
+        let answer = answer.map_err(|error| self.at(step.line, error))?;
+        let raw = answer.try_into().map(i32::from_le_bytes);
+        let status = ExitStatus::from_raw(raw.unwrap_or(255 << 8));
+        let ended = match (status.code(), status.signal()) {
+            (_, Some(signal)) => Ended::Killed(signal),
+            (code, None) => Ended::Exited(code.unwrap_or(255)),
+        };
+        self.judge(step, ended)
+    }
+
+    /// %post and %appinstall.
+    pub(super) fn run_inside(&mut self, step: &Step) -> Result<()> {
+        let What::Run { by, text, .. } = &step.what else { return Ok(()) };
+        let mut script = joined(text);
+        if let Some(app) = &step.app {
+            script = format!(". /scif/apps/{app}/scif/env/01-base.sh\ncd /scif/apps/{app}\n{script}");
+        }
+        let script = self.write_script(&script)?;
+        let layer = self.new_layer()?;
+        let mut flags = self.build.options.flags.clone();
+        flags.mount.push(script_mount(&script, INSIDE));
+        let words: Vec<OsString> = by.split_whitespace().chain([INSIDE]).map(OsString::from).collect();
+        let stage = self.stage()?;
+        let surroundings = (self.host, self.build.config, &stage.tree()?);
+        let plan = plan_inside(&stage.building(layer.as_deref()), &flags, &words, surroundings)
+            .map_err(|error| self.at(step.line, error))?;
+        let ended = self.run_plan(&plan).map_err(|error| self.at(step.line, error))?;
+        if self.stage()?.in_place {
+            // The sandbox got an empty file to mount the script on.
+            let path = self.stage()?.base.path.join(INSIDE.trim_start_matches('/'));
+            let _ = fs::remove_file(path);
+        }
+        // What a failed script has done is kept too: for whoever looks into it.
+        self.add_layer(layer);
+        self.judge(step, ended)
+    }
+
+    /// %test.
+    pub(super) fn run_test(&mut self, step: &Step) -> Result<()> {
+        let stage = self.stage()?;
+        let mut building = stage.building(None);
+        building.in_place = false;
+        let surroundings = (self.host, self.build.config, &stage.tree()?);
+        let plan = plan_inside(&building, &self.build.options.flags, &[], surroundings)
+            .map_err(|error| self.at(step.line, error))?;
+        let ended = self.run_plan(&plan).map_err(|error| self.at(step.line, error))?;
+        self.judge(step, ended)
+    }
+
+    fn run_plan(&self, plan: &RunPlan) -> Result<Ended> {
+        for warning in &plan.warnings {
+            (self.build.tell)(super::Event::Warning(warning));
+        }
+        let serving = plan.serving();
+        let server = match &self.stage()?.base.file {
+            Some(file) => launch::meet_server(&serving, file)?,
+            None => None,
+        };
+        step::run(plan, server)
+    }
+
+    /// The script as a file of the host.
+    fn write_script(&mut self, text: &str) -> Result<PathBuf> {
+        let path = self.directory("script")?.join("script");
+        let tried = || format!("cannot write {path:?}");
+        fs::write(&path, text).tried(tried)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).tried(tried)?;
+        Ok(path)
+    }
+
+    /// The error of a script that failed.
+    fn judge(&self, step: &Step, ended: Ended) -> Result<()> {
+        let (how, hint) = match ended {
+            Ended::Exited(0) => return Ok(()),
+            Ended::Exited(status) => (format!("exit status {status}"), "what it printed last is above"),
+            Ended::Killed(libc::SIGKILL) => (
+                "it was killed (signal 9)".to_owned(),
+                "the system kills processes when memory is used up; dmesg or the job's log tells",
+            ),
+            Ended::Killed(signal) => {
+                (format!("it was killed by signal {signal}"), "what it printed last is above")
+            }
+        };
+        let app = step.app.as_ref().map_or_else(String::new, |app| format!(" {app}"));
+        let error = Error::new(Kind::Program, format!("{}{app} failed", step.section)).because(how);
+        let keep =
+            if self.build.options.no_cleanup { "" } else { "; --no-cleanup keeps what was built so far" };
+        Err(self.at(step.line, error.hint(format!("{hint}{keep}"))))
+    }
+}
+
+/// A script's program with its arguments, and the script.
+fn host_command(by: &str, script: &Path) -> Command {
+    let mut words = by.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or("/bin/sh"));
+    command.args(words).arg(script);
+    command
+}

@@ -1,0 +1,2 @@
+#!/bin/sh
+# Comes first. Nothing is set here.

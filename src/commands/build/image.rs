@@ -1,0 +1,228 @@
+//! An image file: what is packed into it, and the objects beside that.
+//!
+//! ```text
+//! a directory                     pack_directory    in this process
+//! an image, packed anew           pack_layers       the same
+//! what a definition has built     pack_layers       in the user namespace that owns the layers
+//! ```
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::metadata;
+use super::output::{self, NewFile};
+use super::progress::{self, count};
+use crate::cli::Global;
+use crate::cli::build::{BuildArgs, Method};
+use crate::commands::{amount, obtain, warn};
+use crate::error::{Context, Error, Result};
+use crate::image::sif::{
+    Architecture, DataType, Extra, FileSystem, NewObject, PartitionType, SifOptions, SifWriter,
+};
+use crate::image::source::Source;
+use crate::image::squashfs::{OpenOptions, Squashfs};
+use crate::image::tree::{Directory, Tree};
+use crate::pack::{self, Compression, CompressionKind, PackOptions, limits};
+use crate::pack::{Layers, pack_layers};
+use crate::sys::signals::{STOP, catch_stop};
+
+/// What becomes the root file system.
+pub enum Content<'a> {
+    /// A directory as it is.
+    Directory(&'a Path),
+    /// What layers over an image show.
+    Layers {
+        /// The image at the bottom.
+        base: Option<Source>,
+        /// The layers, the lowest first.
+        directories: &'a [PathBuf],
+    },
+}
+
+/// What was packed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Packed {
+    /// Contents that were read, in bytes.
+    pub read: u64,
+    /// Files and directories.
+    pub inodes: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// What did not go in as it was, a line each.
+    pub warnings: String,
+}
+
+/// Packs a directory, or an image anew.
+pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
+    let started = Instant::now();
+    let path = Path::new(source);
+    let (content, tree) = if path.is_dir() {
+        ensure_packable(path, &args.target)?;
+        (Content::Directory(path), Tree::Directory(Directory::open(path)?))
+    } else {
+        let image = obtain::image(path)?;
+        (Content::Layers { base: image.partition.clone(), directories: &[] }, image.tree()?)
+    };
+    let (output, file) = NewFile::create(&args.target, args.force)?;
+    catch_stop();
+    let written = write(&content, &tree, &file, args, global);
+    let packed = written.map_err(|error| output.explain(error))?;
+    output.finish(&file)?;
+    for line in packed.warnings.lines() {
+        warn(global, line);
+    }
+    if !global.silent() {
+        eprintln!(
+            "{}: {}, {:.1} s",
+            args.target.display(),
+            packed.describe(),
+            started.elapsed().as_secs_f64()
+        );
+    }
+    Ok(())
+}
+
+impl Packed {
+    /// Its size and what of, for people.
+    pub fn describe(&self) -> String {
+        let percent = self.bytes as f64 * 100.0 / self.read.max(1) as f64;
+        let (bytes, read) = (amount(self.bytes), amount(self.read));
+        format!("{bytes}, {percent:.0} % of {read}; {} files", count(self.inodes))
+    }
+}
+
+/// Writes a SIF with `content`, whose files `tree` shows, into `file`.
+pub fn write(
+    content: &Content<'_>,
+    tree: &Tree,
+    file: &File,
+    args: &BuildArgs,
+    global: &Global,
+) -> Result<Packed> {
+    let time = time_of_build(args.reproducible)?;
+    let options = pack_options(args, time);
+    let sif_options = SifOptions { reproducible: args.reproducible, time: time.unwrap_or_else(now) };
+    let file = file.try_clone().tried(|| "cannot use the file of the image".into())?;
+    let mut sif = SifWriter::create(file, sif_options)?;
+    let architecture = architecture(tree);
+    metadata::add(&mut sif, tree, architecture, sif_options.time)?;
+    let extra = Extra::Partition {
+        file_system: FileSystem::SQUASHFS,
+        partition_type: PartitionType::PRIMARY_SYSTEM,
+        architecture,
+    };
+    let offset = sif.begin_stream(NewObject::new(DataType::PARTITION, "", extra), 4096)?;
+    let progress = pack::Progress::default();
+    let show = || progress::Shown {
+        verb: "packing",
+        bytes: progress.bytes_read.load(Ordering::Relaxed),
+        files: progress.files_read.load(Ordering::Relaxed),
+        share: progress.walk_done.load(Ordering::Relaxed).then(|| {
+            let all = progress.bytes_found.load(Ordering::Relaxed).max(1);
+            progress.bytes_read.load(Ordering::Relaxed) as f64 / all as f64
+        }),
+    };
+    let watch = (&progress, &STOP);
+    let summary = progress::during(global, &show, || match content {
+        Content::Directory(path) => pack::pack_directory(path, sif.file(), offset, &options, watch),
+        Content::Layers { base, directories } => {
+            let open = |source: &Source| Squashfs::open(source.clone(), OpenOptions::default());
+            let base = base.as_ref().map(open).transpose()?;
+            let layers = Layers { base: base.as_ref(), directories };
+            pack_layers(&layers, sif.file(), offset, &options, watch)
+        }
+    })?;
+    sif.end_stream(summary.bytes)?;
+    let file = sif.finish(summary.content_digest)?;
+    Ok(Packed {
+        read: progress.bytes_read.load(Ordering::Relaxed),
+        inodes: summary.inodes,
+        bytes: file.metadata().map_or(summary.bytes, |metadata| metadata.len()),
+        warnings: summary.warnings.to_string(),
+    })
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+fn pack_options(args: &BuildArgs, time: Option<i64>) -> PackOptions {
+    let kind = match args.compression {
+        Method::Gzip => CompressionKind::Gzip,
+        Method::Lzo => CompressionKind::Lzo,
+        Method::Xz => CompressionKind::Xz,
+        Method::Lz4 => CompressionKind::Lz4,
+        Method::Zstd => CompressionKind::Zstd,
+    };
+    let threads = args.threads.map_or_else(limits::threads, usize::from);
+    PackOptions {
+        compression: Compression { kind, level: args.level },
+        block_bytes: args.block_size,
+        threads,
+        memory_bytes: args.memory.unwrap_or_else(|| limits::memory_bytes(threads)),
+        time,
+        one_owner: args.all_root.then_some((0, 0)),
+        digest: args.reproducible,
+    }
+}
+
+/// `SOURCE_DATE_EPOCH`; without it 0 for a reproducible image, else none.
+pub fn time_of_build(reproducible: bool) -> Result<Option<i64>> {
+    match std::env::var_os("SOURCE_DATE_EPOCH").filter(|value| !value.is_empty()) {
+        None => Ok(reproducible.then_some(0)),
+        Some(value) => match value.to_str().and_then(|text| text.parse().ok()) {
+            Some(seconds) => Ok(Some(seconds)),
+            None => Err(Error::usage(format!("SOURCE_DATE_EPOCH is {value:?}"))
+                .hint("set it to a number of seconds since 1970, or unset it")),
+        },
+    }
+}
+
+/// Refuses what is not a directory, and a target inside the tree, which it would become part of.
+fn ensure_packable(tree: &Path, target: &Path) -> Result<()> {
+    if !tree.is_dir() {
+        obtain::refuse_uri(tree)?;
+        let status = fs::metadata(tree).tried(|| format!("cannot pack {tree:?}"))?;
+        let what = if status.is_file() { "it is a file" } else { "it is not a directory" };
+        return Err(Error::usage(format!("cannot pack {tree:?}: {what}")).hint(
+            "skiff packs directories and, with --sandbox, unpacks images; building from definitions is not there yet",
+        ));
+    }
+    let tried = || format!("cannot look at {tree:?}");
+    let tree_path = fs::canonicalize(tree).tried(tried)?;
+    let parent = output::parent(target);
+    let parent_path = fs::canonicalize(parent).tried(|| format!("cannot use directory {parent:?}"))?;
+    if parent_path.starts_with(&tree_path) {
+        return Err(Error::usage(format!(
+            "cannot write {target:?} into {tree:?}, the directory it is made of"
+        ))
+        .hint("write it elsewhere and move it there afterwards"));
+    }
+    Ok(())
+}
+
+/// What the programs of a tree run on: the first ELF file among those that every tree has. The links of the
+/// tree are followed within it.
+pub fn architecture(tree: &Tree) -> Architecture {
+    // A tree that cannot be read is an error of packing, and says so there.
+    let elf = |name: &Path| Architecture::of_elf(&tree.read_start(name, 20).ok()??);
+    let usual = ["/bin/sh", "/bin/bash", "/bin/busybox", "/usr/bin/env", "/bin/true", "/usr/bin/python3"];
+    if let Some(found) = usual.iter().find_map(|name| elf(Path::new(name))) {
+        return found;
+    }
+    // A tree with a few programs of its own: its first programs and libraries by name.
+    for directory in ["/bin", "/usr/bin", "/lib64", "/lib", "/usr/lib64", "/usr/lib", "/"] {
+        let Ok(names) = tree.list(Path::new(directory)) else { continue };
+        let mut some = names.iter().take(64).map(|name| Path::new(directory).join(name));
+        if let Some(found) = some.find_map(|name| elf(&name)) {
+            return found;
+        }
+    }
+    Architecture::host()
+}

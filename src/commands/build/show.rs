@@ -1,0 +1,115 @@
+//! What a build tells while it runs: lines for people on standard error, or JSON for programs on standard output.
+//! With JSON, what programs of the build print goes to standard error, all of it.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::image::Packed;
+use super::progress::count;
+use crate::build::run::{Event, Timed};
+use crate::cli::Global;
+use crate::commands::{amount, warn};
+use crate::error::{Context, Result};
+
+/// Who is told.
+pub struct Show<'a> {
+    global: &'a Global,
+    /// Standard output as it was, for JSON.
+    json: Option<RefCell<File>>,
+}
+
+impl<'a> Show<'a> {
+    /// Begins to tell.
+    pub fn new(global: &'a Global, json: bool) -> Result<Self> {
+        let tried = || "cannot use standard output".to_owned();
+        let json = if json {
+            let out = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).tried(tried)?;
+            rustix::stdio::dup2_stdout(rustix::stdio::stderr()).tried(tried)?;
+            Some(RefCell::new(File::from(out)))
+        } else {
+            None
+        };
+        Ok(Self { global, json })
+    }
+
+    /// Tells an event.
+    pub fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Warning(warning) => warn(self.global, warning),
+            Event::Begins { stage, step, app, line } => {
+                self.json(&json!({"event": "begin", "stage": stage, "step": step, "app": app, "line": line}));
+                self.say(&format!("{} (line {line})", name(*stage, step, *app)));
+            }
+            Event::Ended(Timed { stage, step, app, time }) => {
+                let seconds = time.as_secs_f64();
+                self.json(
+                    &json!({"event": "end", "stage": stage, "step": step, "app": app, "seconds": seconds}),
+                );
+            }
+        }
+    }
+
+    /// Tells that the root file system is packed now.
+    pub fn packing(&self) {
+        self.json(&json!({"event": "begin", "step": "pack"}));
+        self.say("packing");
+    }
+
+    /// Tells that a sandbox was changed.
+    pub fn changed(&self, target: &str, total: Duration) {
+        let seconds = total.as_secs_f64();
+        self.json(&json!({"event": "done", "target": target, "seconds": seconds}));
+        self.say(&format!("{target} is changed, {seconds:.1} s"));
+    }
+
+    /// What the whole build came to.
+    pub fn end(
+        &self,
+        target: &str,
+        steps: &[Timed],
+        (packed, packing): (&Packed, Duration),
+        total: Duration,
+    ) {
+        self.json(&json!({
+            "event": "done", "target": target, "bytes": packed.bytes, "files": packed.inodes,
+            "pack_seconds": packing.as_secs_f64(), "seconds": total.as_secs_f64(),
+        }));
+        if self.json.is_some() || self.global.silent() {
+            return;
+        }
+        let mut text = format!("{target}: {}, {} files\n", amount(packed.bytes), count(packed.inodes));
+        let mut row = |name: &str, time: Duration| {
+            text.push_str(&format!("  {name:<30} {:>8.1} s\n", time.as_secs_f64()));
+        };
+        for Timed { stage, step, app, time } in steps {
+            row(&name(stage.as_deref(), step, app.as_deref()), *time);
+        }
+        row("packing", packing);
+        row("in all", total);
+        // Nobody is left to tell when standard error cannot be written to.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+
+    fn say(&self, text: &str) {
+        if self.json.is_none() && !self.global.silent() {
+            eprintln!("skiff: {text}");
+        }
+    }
+
+    fn json(&self, line: &serde_json::Value) {
+        if let Some(out) = &self.json {
+            // A reader that went away is none of the build's business.
+            let _ = out.borrow_mut().write_all(format!("{line}\n").as_bytes());
+        }
+    }
+}
+
+fn name(stage: Option<&str>, step: &str, app: Option<&str>) -> String {
+    let stage = stage.map_or_else(String::new, |stage| format!("{stage}: "));
+    let app = app.map_or_else(String::new, |app| format!(" {app}"));
+    format!("{stage}{step}{app}")
+}
