@@ -2,6 +2,7 @@
 //! real images and the real kernel; `harness` gives each a place of its own and checks that it leaves nothing.
 
 mod build;
+mod build_definition;
 mod busybox;
 mod cache;
 mod compatibility;
