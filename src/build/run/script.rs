@@ -23,8 +23,8 @@ use crate::build::plan::{Step, What};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::FAMILIES;
 use crate::launch::{self, step, step::Ended};
+use crate::plan::RunPlan;
 use crate::plan::building::{labels_file, plan_inside, script_mount};
-use crate::plan::{RunPlan};
 
 /// Where a script stands inside.
 const INSIDE: &str = "/.post.script";
@@ -51,9 +51,10 @@ impl Runner<'_> {
         let answer = if step.section == "%pre" {
             step::on_host(|| answer(call(None)?))
         } else {
+            let ids = self.ids.clone();
             self.beside(None, |root, _| {
-                let path = root.path();
-                answer(call(Some(path))?)
+                step::emulate_root(&ids);
+                answer(call(Some(root.path()))?)
             })
         };
         let answer = answer.map_err(|error| self.at(step.line, error))?;
@@ -102,7 +103,11 @@ impl Runner<'_> {
         let plan = plan_inside(&building, &self.build.options.flags, &[], surroundings)
             .map_err(|error| self.at(step.line, error))?;
         let ended = self.run_plan(&plan).map_err(|error| self.at(step.line, error))?;
-        self.judge(step, ended)
+        self.judge(step, ended)?;
+        // Nothing of it stays, but that it has passed.
+        let layer = self.new_layer()?;
+        self.add_layer(layer);
+        Ok(())
     }
 
     fn run_plan(&self, plan: &RunPlan) -> Result<Ended> {
