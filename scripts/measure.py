@@ -312,9 +312,45 @@ def row_million(rounds):
     return table
 
 
+def row_rebuild(rounds):
+    out, definitions = f"{WORK}/rebuilt.sif", f"{WORK}/definitions"
+    shutil.rmtree(definitions, ignore_errors=True)
+    os.makedirs(definitions)
+    edits = iter(range(1000000))
+
+    def edit(tree):
+        """A definition on the image of the tree, with one line that no build has seen."""
+        def write():
+            if os.path.exists(out):
+                os.remove(out)
+            os.sync()
+            with open(f"{definitions}/{tree}.def", "w") as file:
+                file.write(f"Bootstrap: localimage\nFrom: {image(tree, 'sif')}\n\n%post\n"
+                           f"    echo {next(edits)} {time.time()} >/opt/edited\n")
+        return write
+
+    def build(*command):
+        return lambda: {**timed(list(command)), "bytes": os.path.getsize(out)}
+
+    def skiff(tree):
+        return build(SKIFF, "build", "--force", "--threads", "2", out, f"{definitions}/{tree}.def")
+
+    contestants = [
+        ("skiff", edit("py"), skiff("py"), None),
+        ("skiff, unchanged", None, skiff("py"), None),
+        ("skiff, small base", edit("small"), skiff("small"), None),
+        ("apptainer", edit("py"), build("apptainer", "build", "--force", "--mksquashfs-args", " ".join(SQUASHFS), out,
+                                        f"{definitions}/py.def"), None),
+    ]
+    table = contest(rounds, contestants)
+    if os.path.exists(out):
+        os.remove(out)
+    return table
+
+
 # The row, its rounds, its rounds with --quick.
 ROWS = [(row_first, 30, 5), (row_again, 60, 10), (row_many, 1, 1), (row_find, 5, 1), (row_tar, 3, 1), (row_read, 3, 1),
-        (row_sequential, 5, 1), (row_pack, 5, 1), (row_million, 20, 3)]
+        (row_sequential, 5, 1), (row_pack, 5, 1), (row_million, 20, 3), (row_rebuild, 3, 1)]
 
 
 def version(*command):

@@ -8,6 +8,7 @@
 //! The host's files are looked at through [`Host::look`], below [`Host::root`]: `/` in life, a made-up
 //! host's directory in tests.
 
+pub mod subordinate;
 pub mod survey;
 pub mod trial;
 
@@ -19,6 +20,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
+
+use self::subordinate::{Subordinate, Unusable};
 
 /// The prefixes of the variables that speak to a container tool, our own first.
 pub const FAMILIES: [&str; 3] = ["SKIFF", "APPTAINER", "SINGULARITY"];
@@ -62,6 +65,8 @@ pub struct Host {
     pub terminal: OnceCell<Option<PathBuf>>,
     /// See [`Host::no_fuse`].
     pub no_fuse: OnceCell<Option<i32>>,
+    /// See [`Host::subordinate`].
+    pub subordinate: OnceCell<Result<Subordinate, Unusable>>,
 }
 
 /// The caller's passwd entry, or what stands in for it.
@@ -75,6 +80,8 @@ pub struct User {
     pub home: Option<PathBuf>,
     /// Login shell; may be empty.
     pub shell: PathBuf,
+    /// The primary group; `None` without an entry.
+    pub gid: Option<u32>,
 }
 
 /// A file of the host that exists, links followed.
@@ -111,6 +118,7 @@ impl Host {
             settings: OnceCell::new(),
             terminal: OnceCell::new(),
             no_fuse: OnceCell::new(),
+            subordinate: OnceCell::new(),
         }
     }
 
@@ -167,6 +175,7 @@ impl Host {
                     gecos: OsString::from_vec(user.gecos.into_bytes()),
                     home: Some(user.dir).filter(|home| home.is_absolute()),
                     shell: user.shell,
+                    gid: Some(user.gid.as_raw()),
                 },
                 _ => self.user_without_entry(),
             }
@@ -182,6 +191,7 @@ impl Host {
             gecos: OsString::new(),
             home: self.variable("HOME").map(PathBuf::from).filter(|home| home.is_absolute()),
             shell: PathBuf::new(),
+            gid: None,
         }
     }
 
@@ -291,12 +301,14 @@ impl Host {
                 gecos: "Ada".into(),
                 home: Some(PathBuf::from("/home/ada")),
                 shell: PathBuf::from("/bin/bash"),
+                gid: Some(1000),
             }),
             group_names: OnceCell::from(vec![(1000, "ada".into())]),
             cgroup: OnceCell::from("/user.slice".to_owned()),
             settings: OnceCell::from(true),
             terminal: OnceCell::from(None),
             no_fuse: OnceCell::from(None),
+            subordinate: OnceCell::new(),
         }
     }
 

@@ -11,6 +11,7 @@
 //! | why a mount, variable or attribute is as it is | [`plan`] |
 //! | what a definition file says, and what is to be done for it | [`build`] |
 //! | how a plan becomes a container | [`launch`] |
+//! | root's powers, where there is no root | [`emulate`] |
 //! | how files of an image reach the kernel | [`serve`] |
 //! | SIF and SquashFS, reading | [`image`] |
 //! | SIF and SquashFS, writing | [`pack`] |
@@ -21,6 +22,7 @@ pub mod build;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod emulate;
 pub mod error;
 pub mod host;
 pub mod image;

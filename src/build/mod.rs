@@ -10,7 +10,9 @@
 //! ([`agents`]), in a work directory ([`workdir`]).
 
 pub mod agents;
+pub mod cache;
 pub mod definition;
 pub mod plan;
 pub mod run;
+pub mod sbom;
 pub mod workdir;

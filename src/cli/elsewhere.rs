@@ -42,7 +42,6 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     Elsewhere { names: &["key", "keys"], why: SIGNATURES, instead: DETACHED },
     Elsewhere { names: &["sign"], why: SIGNATURES, instead: DETACHED },
     Elsewhere { names: &["verify"], why: SIGNATURES, instead: DETACHED },
-    Elsewhere { names: &["cache"], why: "skiff keeps no images of its own", instead: "there is nothing to list and nothing to clean" },
     Elsewhere { names: &["instance"], why: "skiff has no named instances yet",
         instead: "start a service as a process of its own: systemd-run --user skiff run --pid a.sif, or: skiff run --pid a.sif &" },
     Elsewhere { names: &["capability", "caps"], why: "skiff keeps no list of capabilities",

@@ -9,6 +9,8 @@
 //!            are answered in a sentence
 //! build.rs   build; in build_other.rs the flags that are answered in a sentence
 //! inspect.rs inspect, run-help
+//! cache.rs   cache list, clean
+//! sbom.rs    sbom
 //! sif.rs     sif list, header, info, dump
 //! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
 //! ```
@@ -17,6 +19,7 @@
 
 pub mod build;
 pub mod build_other;
+pub mod cache;
 pub mod called;
 pub mod elsewhere;
 pub mod files;
@@ -25,6 +28,7 @@ pub mod lazy;
 pub mod namespaces;
 pub mod other;
 pub mod run;
+pub mod sbom;
 pub mod sif;
 
 use std::ffi::OsString;
@@ -158,9 +162,15 @@ pub enum Verb {
     /// Make an image from a directory, or unpack one into a directory
     #[command(after_long_help = build::EXAMPLES)]
     Build(Lazy<build::BuildArgs>),
+    /// List or remove what earlier builds left to be used again
+    #[command(after_long_help = cache::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
+    Cache(cache::CacheArgs),
     /// Look into a SIF file
     #[command(after_long_help = sif::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
     Sif(sif::SifArgs),
+    /// List the software in an image as SPDX
+    #[command(after_long_help = sbom::EXAMPLES)]
+    Sbom(Lazy<sbom::SbomArgs>),
     /// Say what this machine allows, and what mends the rest
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),

@@ -30,9 +30,12 @@ pub struct NamespaceFlags {
     /// Which network (brings --net); 'none' has the loopback device alone
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
-    /// Look like root: the caller's ids are 0 in the container
+    /// Look like root: the caller's ids are 0 in the container, and the caller's subordinate ids follow
     #[arg(short = 'f', long)]
     pub fakeroot: bool,
+    /// With --fakeroot: no subordinate ids, even where there are any
+    #[arg(long, hide_short_help = true)]
+    pub ignore_subuid: bool,
     /// A user namespace, which every container of skiff has
     #[arg(short = 'u', long, hide_short_help = true)]
     pub userns: bool,

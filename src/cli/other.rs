@@ -57,7 +57,6 @@ pub const OTHERS: &[Other] = &[
     switch("underlay",                &["UNDERLAY"],                Answer::Already),
     switch("no-nv",                   &["NV_OFF", "NO_NV"],         Answer::Already),
     switch("no-rocm",                 &["ROCM_OFF", "NO_ROCM"],     Answer::Already),
-    switch("ignore-subuid",           &["IGNORE_SUBUID"],           Answer::Already),
     switch("ignore-fakeroot-command", &["IGNORE_FAKEROOT_COMMAND"], Answer::Already),
     value ("runscript-timeout",       &["RUNSCRIPT_TIMEOUT"],       Answer::Already),
 

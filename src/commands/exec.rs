@@ -3,12 +3,14 @@
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::cli::Global;
 use crate::cli::run::RunArgs;
 use crate::commands::{amount, note, obtain, printed, warn};
 use crate::config::{self, Config};
+use crate::emulate;
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::image::Image;
@@ -51,6 +53,7 @@ pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>
     let met = started.elapsed();
     let plan = plan::decide(&request, &host, &config, &image.tree()?).map_err(named)?;
     if global.detail() > 0 {
+        emulate::TELLS.store(true, Ordering::Relaxed);
         let origin = server.as_ref().map_or("a directory needs none", Server::origin);
         narrate(&plan, origin, (global.detail() > 1).then(|| [opened, met, started.elapsed()]));
     }

@@ -2,18 +2,20 @@
 //!
 //! ```text
 //! argv -> cli::called -> cli::Cli
-//!     -> exec | run | shell | test | inspect | build | sif | doctor | completions | docs -> exit status
+//!     -> exec | run | shell | test | inspect | build | cache | sif | sbom | doctor | completions | docs -> exit status
 //! ```
 //!
 //! Exit status: the program's own for `exec`, `run`, `shell` and `test`; else 0, 255 for every failure of
 //! skiff's including a wrong command line, 1 when `doctor` finds something missing, 130 after Ctrl-C, 141 when the reader of our output went away.
 
 pub mod build;
+pub mod cache;
 pub mod docs;
 pub mod doctor;
 pub mod exec;
 pub mod inspect;
 pub mod obtain;
+pub mod sbom;
 pub mod sif;
 
 use std::ffi::OsString;
@@ -74,7 +76,9 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::RunHelp(args) => inspect::run_help(args),
         Verb::Inspect(args) => inspect::run(&args.0),
         Verb::Build(args) => build::run(args, global),
+        Verb::Cache(args) => cache::run(args, global),
         Verb::Sif(args) => sif::run(args),
+        Verb::Sbom(args) => sbom::run(args, global),
         Verb::Doctor(args) => doctor::run(args, global),
         Verb::Completions(args) => docs::completions(args),
         Verb::Docs(args) => docs::run(args),

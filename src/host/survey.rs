@@ -1,9 +1,8 @@
-//! Facts that only `skiff doctor` asks for: limits, file systems, ids, control groups. A run reads none of them.
+//! Facts that only `skiff doctor` asks for: limits, file systems, control groups. A run reads none of them.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Access, StatVfsMountFlags};
 use rustix::process::Resource;
@@ -27,15 +26,6 @@ pub struct Directory {
     pub nodev: bool,
     /// Bytes that the caller may still write.
     pub free: u64,
-}
-
-/// A range of ids that the administrator gave to the user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IdRange {
-    /// The first.
-    pub first: u64,
-    /// How many.
-    pub count: u64,
 }
 
 /// The control group of the unified hierarchy that this process is in.
@@ -78,31 +68,6 @@ impl Host {
             nodev: space.f_flag.contains(StatVfsMountFlags::NODEV),
             free: space.f_bavail.saturating_mul(space.f_frsize),
         })
-    }
-
-    /// The ranges of /etc/subuid or /etc/subgid that are the caller's.
-    pub fn subordinate_ids(&self, file: &str) -> Vec<IdRange> {
-        let table = std::fs::read_to_string(self.root.join("etc").join(file)).unwrap_or_default();
-        ranges_of(&table, &self.user().name.to_string_lossy(), self.uid)
-    }
-
-    /// A program of the caller's PATH, or of where the system has its own.
-    pub fn program(&self, name: &str) -> Option<PathBuf> {
-        let path = self.variable("PATH").unwrap_or(OsStr::new("")).to_owned();
-        let directories = std::env::split_paths(&path).chain(["/usr/bin".into(), "/usr/sbin".into()]);
-        directories.filter(|directory| directory.is_absolute()).map(|directory| directory.join(name)).find(
-            |program| {
-                std::fs::metadata(self.real(program))
-                    .is_ok_and(|status| status.is_file() && status.mode() & 0o111 != 0)
-            },
-        )
-    }
-
-    /// Whether a program runs with more rights than the caller's: by its set-user-id bit or by capabilities.
-    pub fn has_extra_rights(&self, program: &Path) -> bool {
-        let real = self.real(program);
-        let by_owner = std::fs::metadata(&real).is_ok_and(|status| status.mode() & 0o4000 != 0);
-        by_owner || rustix::fs::getxattr(&real, "security.capability", &mut [0_u8; 64]).is_ok()
     }
 
     /// The caller's control group in the unified hierarchy, `None` without one.
@@ -148,18 +113,6 @@ fn file_system_of<'a>(table: &'a str, path: &Path) -> Option<&'a str> {
         .map(|mounted| mounted.kind)
 }
 
-/// Lines are `name or number:first:count`.
-fn ranges_of(table: &str, name: &str, uid: u32) -> Vec<IdRange> {
-    let range = |line: &str| {
-        let fields: Vec<&str> = line.trim().split(':').collect();
-        let [who, first, count] = fields[..] else { return None };
-        let own = who == name || who.parse() == Ok(uid);
-        let range = IdRange { first: first.parse().ok()?, count: count.parse().ok()? };
-        own.then_some(range)
-    };
-    table.lines().filter_map(range).collect()
-}
-
 /// The limit on open files, soft and hard; `None` is none.
 pub fn open_files() -> (Option<u64>, Option<u64>) {
     let limit = rustix::process::getrlimit(Resource::Nofile);
@@ -191,14 +144,6 @@ mod tests {
         assert_eq!(file_system_of(table, Path::new("/tmp/my data/x")), Some("nfs4"));
         assert_eq!(file_system_of(table, Path::new("/tmpx")), Some("ext4"));
         assert_eq!(file_system_of("", Path::new("/")), None);
-    }
-
-    #[test]
-    fn ranges_are_found_by_name_and_by_number() {
-        let table = "# comment\nada:100000:65536\n1000:300000:10\neve:1:1\nada:x:1\nada:1\n";
-        let found: Vec<_> = ranges_of(table, "ada", 1000).iter().map(|r| (r.first, r.count)).collect();
-        assert_eq!(found, [(100_000, 65_536), (300_000, 10)]);
-        assert!(ranges_of(table, "bob", 7).is_empty());
     }
 
     #[test]

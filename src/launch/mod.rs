@@ -21,6 +21,7 @@ mod own;
 mod process;
 mod rootfs;
 pub mod step;
+mod subordinate;
 mod supervise;
 
 use std::convert::Infallible;
@@ -28,9 +29,11 @@ use std::fs::File;
 use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{IdMap, Processes, Root, RunPlan, Serving};
+use crate::plan::{IdMap, IdRange, Processes, Root, RunPlan, Serving};
 use crate::serve::{self, Meeting, Owner, Unpacked};
 use crate::sys::compat;
+
+pub use self::namespaces::enter_user_namespace;
 
 /// The image's server, met or started; no container is in it yet.
 pub struct Server(Meeting);
@@ -75,24 +78,42 @@ pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
 
 /// What the server of an image has to be; none for a directory.
 fn request(serving: &Serving, image: &File, shared: bool) -> Result<Option<serve::Request>> {
-    let Serving { root, ids, serve } = serving;
+    let Serving { root, ids, serve, .. } = serving;
     let Root::Image { path, offset, length } = root else { return Ok(None) };
     let image = image.try_clone().tried(|| format!("cannot use the image {:?}", path.0))?;
     Ok(Some(serve::Request {
         image,
         offset: *offset,
         length: *length,
-        owner: match *ids {
-            IdMap::Caller { uid, gid } => Owner::Caller { uid, gid },
-            IdMap::Root { .. } => Owner::Caller { uid: 0, gid: 0 },
-            IdMap::Whole => Owner::Image,
-        },
-        scope: serve.scope.clone(),
+        owner: owner(ids),
+        scope: scope(&serve.scope, ids),
         linger: Duration::from_millis(serve.linger_ms),
         rendezvous: serve.rendezvous.iter().filter(|_| shared).map(|path| path.0.clone()).collect(),
         start: serve.start.iter().map(|path| path.0.clone()).collect(),
         unpack: serve.unpack.as_ref().map(|path| path.0.clone()),
     }))
+}
+
+fn owner(ids: &IdMap) -> Owner {
+    match ids {
+        IdMap::Caller { uid, gid } => Owner::Caller { uid: *uid, gid: *gid },
+        IdMap::Root { .. } => Owner::Caller { uid: 0, gid: 0 },
+        IdMap::Subordinate { uids, gids, .. } => {
+            // One more: 0 is the caller.
+            let count =
+                |ranges: &[IdRange]| ranges.iter().fold(1_u32, |sum, range| sum.saturating_add(range.count));
+            Owner::Mapped { uids: count(uids), gids: count(gids) }
+        }
+        IdMap::Whole => Owner::Image,
+    }
+}
+
+/// Who may share a user namespace has the same ids in it: the administrator may have changed them meanwhile.
+fn scope(scope: &str, ids: &IdMap) -> String {
+    match ids {
+        IdMap::Subordinate { uids, gids, .. } => format!("{scope} with {uids:?} {gids:?}"),
+        _ => scope.to_owned(),
+    }
 }
 
 /// Runs `plan` with the server of its image. Returns only when something failed.

@@ -13,6 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::pipe::PipeFlags;
 
 use super::rootfs::Lower;
+use super::subordinate;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, RunPlan};
 use crate::remedies;
@@ -23,7 +24,7 @@ use crate::sys::{compat, fuse};
 
 /// Gives this process a user namespace and a mount namespace of its own.
 pub fn enter(ids: &IdMap) -> Result<()> {
-    new_user_namespace(ids)?;
+    enter_user_namespace(ids)?;
     new_mount_namespace()
 }
 
@@ -63,7 +64,7 @@ fn join(served: &Namespaces) -> Result<OwnedFd> {
 fn begin(plan: &RunPlan, mut starter: Starter) -> Result<(OwnedFd, Template)> {
     let trying = || "cannot mount the image".to_owned();
     let unpacked = if starter.unpacks() { Some(starter.unpacked()?.root.clone()) } else { None };
-    new_user_namespace(&plan.ids)?;
+    enter_user_namespace(&plan.ids)?;
     new_mount_namespace()?;
     let own = own_mount_namespace()?;
     let user: OwnedFd = File::open("/proc/self/ns/user").context(Kind::Host, trying)?.into();
@@ -146,7 +147,7 @@ fn open_devices(count: usize) -> Result<Vec<OwnedFd>> {
 fn mount_fuse(plan: &RunPlan, devices: &[OwnedFd], target: &str) -> Result<()> {
     let (uid, gid) = match plan.ids {
         IdMap::Caller { uid, gid } => (uid, gid),
-        IdMap::Root { .. } | IdMap::Whole => (0, 0),
+        IdMap::Root { .. } | IdMap::Subordinate { .. } | IdMap::Whole => (0, 0),
     };
     let device = devices[0].as_fd();
     let options = format!(
@@ -203,10 +204,20 @@ fn new_mount_namespace() -> Result<()> {
     })
 }
 
-fn new_user_namespace(ids: &IdMap) -> Result<()> {
+/// Gives this process a user namespace of its own with these ids, and nothing else. It must have one thread.
+///
+/// # Errors
+/// What the host does not allow.
+pub fn enter_user_namespace(ids: &IdMap) -> Result<()> {
     match ids {
         IdMap::Caller { uid, gid } => new_user_namespace_with((*uid, *gid), (*uid, *gid)),
         IdMap::Root { uid, gid } => new_user_namespace_with((0, 0), (*uid, *gid)),
+        IdMap::Subordinate { uid, gid, uids, gids, newuidmap, newgidmap } => {
+            subordinate::new_user_namespace(&[
+                subordinate::Map::new(newuidmap, *uid, uids),
+                subordinate::Map::new(newgidmap, *gid, gids),
+            ])
+        }
         IdMap::Whole => new_user_namespace_with_all_ids(),
     }
 }
@@ -271,7 +282,7 @@ fn write_own(file: &str, text: &str) -> Result<()> {
     })
 }
 
-fn explain_no_user_namespace(error: nix::Error) -> Error {
+pub fn explain_no_user_namespace(error: nix::Error) -> Error {
     let hint = remedies::no_user_namespace(error as i32, Path::new("/"));
     Error::host("cannot make a user namespace").because(error).hint(hint)
 }

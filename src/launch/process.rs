@@ -11,6 +11,7 @@ use rustix::fs::{Advice, Mode, OFlags};
 use rustix::thread::CapabilitySet;
 
 use super::diagnose;
+use crate::emulate;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{Capabilities, ContainerPath, Process};
 use crate::sys::{process, signals};
@@ -39,6 +40,10 @@ pub fn become_program(plan: &Process) -> Result<Infallible> {
     }))?;
     let path = plan.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    if plan.emulates_root {
+        // Last: it holds for all that this process does from here on. Less than all is no failure.
+        emulate::begin().tell();
+    }
     let error = search(name, path, &argv, &env);
     Err(diagnose::explain(name, path, error))
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::rootfs::{self, Lower};
 use super::{Server, namespaces, request};
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{IdMap, Root, RunPlan, Serving};
+use crate::plan::{IdMap, Root, RunPlan};
 use crate::serve::{self, Meeting};
 use crate::sys::process::{self, Change, Fork};
 use crate::sys::signals::{self, STOP, Watch};
@@ -104,9 +104,7 @@ fn assemble(root: &Beside<'_>) -> Result<PathBuf> {
     let lower = match (&plan.root, image) {
         (Root::Directory(path), _) => Lower::Directory(path.0.clone()),
         (Root::Image { .. }, Some(image)) => {
-            let serving =
-                Serving { root: plan.root.clone(), ids: plan.ids.clone(), serve: plan.serve.clone() };
-            match request(&serving, image, false)?.map(serve::meet).transpose()? {
+            match request(&plan.serving(), image, false)?.map(serve::meet).transpose()? {
                 Some(Meeting::First(starter)) => namespaces::serve_here(starter)?,
                 _ => return Err(Error::new(Kind::Internal, "the image's server is another's")),
             }

@@ -1,5 +1,7 @@
 //! The base of the layers: an image's files as the walk takes them.
 
+use super::PackOptions;
+use super::carry::Carry;
 use super::marks::is_mark;
 use super::pipeline::Halt;
 use super::tree::{NodeKind, Status};
@@ -30,14 +32,68 @@ pub struct BaseTree<'a> {
     image: &'a Squashfs,
     /// Directories that the walk has been in. A hostile image may have one twice, in itself for instance.
     entered: HashSet<u64>,
+    /// What is carried over as it is stored, if the output can hold it so.
+    carry: Option<Carry<'a>>,
     /// Sets of attributes by their number in the image.
     xattrs: HashMap<u32, Xattrs>,
 }
 
 impl<'a> BaseTree<'a> {
     /// The walk has not begun.
-    pub fn new(image: &'a Squashfs) -> Self {
-        Self { image, entered: HashSet::new(), xattrs: HashMap::new() }
+    pub fn new(image: &'a Squashfs, options: &PackOptions) -> Self {
+        let superblock = image.superblock();
+        let same =
+            superblock.compressor == options.compression.kind && superblock.block_size == options.block_bytes;
+        let carry = same.then(|| Carry::new(image));
+        Self { image, entered: HashSet::new(), carry, xattrs: HashMap::new() }
+    }
+
+    /// What the walk found to carry over.
+    pub fn into_carry(self) -> Option<Carry<'a>> {
+        self.carry
+    }
+
+    /// Carries over the content of a regular file for `node`, if that can be done.
+    pub fn keep(&mut self, node: u32, reference: InodeRef) -> Result<bool> {
+        let Some(carry) = &mut self.carry else { return Ok(false) };
+        carry.keep(node, &*self.image.inode(reference)?)?;
+        Ok(true)
+    }
+
+    /// A file of `size` bytes hides one of the base. Gives the latter if their contents may be the same, and if that
+    /// would be of use.
+    pub fn twin(&mut self, node: u32, size: u64, reference: InodeRef) -> Result<Option<InodeRef>> {
+        let Some(carry) = &mut self.carry else { return Ok(None) };
+        let inode = self.image.inode(reference)?;
+        if inode.kind() == FileKind::Regular && inode.size == size {
+            carry.keep_twin(node, &inode)?;
+            return Ok(Some(reference));
+        }
+        self.hide(reference)?;
+        Ok(None)
+    }
+
+    /// A file does not show, nor what is in it.
+    pub fn hide(&mut self, reference: InodeRef) -> Result<()> {
+        if self.carry.is_none() {
+            return Ok(());
+        }
+        let mut ahead = vec![reference];
+        while let Some(next) = ahead.pop() {
+            let inode = self.image.inode(next)?;
+            match (&inode.content, &mut self.carry) {
+                (Content::Directory(_), _) => {
+                    self.enter(next)?;
+                    self.image.read_dir(&inode, 0, &mut |entry| {
+                        ahead.push(entry.reference);
+                        ControlFlow::Continue(())
+                    })?;
+                }
+                (Content::Regular(_), Some(carry)) => carry.leave(&inode),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The root directory.

@@ -1,13 +1,16 @@
 //! The workers, which compress jobs in any order, and the writer, which appends their results in order.
 
+use super::carry::{Copying, Run};
 use super::compress::{Compression, Compressor};
 use super::format::{DATA_RAW, NONE};
 use super::pipeline::{Chunk, Done, Halt, JOB_BLOCKS, Job, Pipeline, Target};
+use super::{Progress, ensure_wanted};
 use crate::error::{Error, Kind};
+use crate::image::source::Source;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Compresses jobs until there are no more.
@@ -57,6 +60,10 @@ pub fn compress_jobs(
     }
     Ok(())
 }
+
+/// What is copied at a time: so much by the kernel, which looks for signals only, and by reading and writing.
+const KERNEL_PIECE: u64 = 16 << 20;
+const PIECE: u64 = 1 << 20;
 
 /// Consecutive data blocks of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +115,51 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
+    /// Copies the runs to the end, by the kernel where it can and nobody wants to see the bytes.
+    ///
+    /// # Errors
+    /// As [`Output::append`]; a base that cannot be read or is cut short.
+    pub fn copy(
+        &mut self,
+        copying: &Copying<'_>,
+        (progress, cancel): (&Progress, &AtomicBool),
+    ) -> Result<(), Error> {
+        let Some(source) = copying.source else { return Ok(()) };
+        let mut by_kernel = self.hash.is_none();
+        let mut buffer = Vec::new();
+        for &Run { from, to, bytes } in &copying.runs {
+            debug_assert_eq!(to, self.position);
+            let mut done = 0;
+            while done < bytes {
+                ensure_wanted(cancel)?;
+                let before = self.position;
+                let left = bytes - done;
+                // A file system that cannot, or an error: then reading and writing say which of the two it is.
+                by_kernel = by_kernel && self.copy_by_kernel(source, from + done, left.min(KERNEL_PIECE));
+                if !by_kernel {
+                    buffer.resize(left.min(PIECE) as usize, 0);
+                    source.read_exact_at(&mut buffer, from + done).map_err(cannot_read)?;
+                    self.append(&buffer)?;
+                }
+                done += self.position - before;
+                progress.bytes_written.fetch_add(self.position - before, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_by_kernel(&mut self, source: &Source, from: u64, bytes: u64) -> bool {
+        let (mut from, mut to) = (source.offset() + from, self.offset + self.position);
+        let (file, bytes) = (&**source.file(), bytes as usize);
+        match rustix::fs::copy_file_range(file, Some(&mut from), self.file, Some(&mut to), bytes) {
+            Ok(count) if count > 0 => {
+                self.position += count as u64;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Writes at the start of the image.
     ///
     /// # Errors
@@ -124,6 +176,11 @@ impl<'a> Output<'a> {
     pub fn digest(&self) -> Option<u128> {
         self.hash.as_ref().map(Xxh3::digest128)
     }
+}
+
+fn cannot_read(error: io::Error) -> Error {
+    let result = Error::new(Kind::Image, "cannot read the base image").because(error);
+    result.hint("if it is cut short, copy, download or build it again")
 }
 
 fn cannot_write(error: io::Error) -> Error {

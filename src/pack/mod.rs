@@ -6,6 +6,7 @@
 //! read         reads, hashes, finds zeros and holes              several threads
 //! sequence     duplicates, fragments, order                      one thread; all decisions
 //! data         compresses; appends to the output                 all cores; one thread
+//! carry        copies what a base has stored already             after the data, beside the tables
 //! inodes       inode and directory tables                        after the data
 //! tables       metadata blocks; id, fragment, export, xattr tables
 //! ```
@@ -15,6 +16,7 @@
 //! does not show in the result, is in [`pipeline`].
 
 mod base;
+mod carry;
 pub mod compress;
 mod data;
 mod format;
@@ -26,6 +28,7 @@ mod pipeline;
 mod queue;
 mod read;
 mod sequence;
+mod sides;
 mod tables;
 mod tree;
 mod units;
@@ -36,6 +39,7 @@ pub use compress::{Compression, CompressionKind};
 pub use layers::{Layers, pack_layers};
 
 use crate::error::{Error, Kind, Result};
+use carry::Copying;
 use compress::Compressor;
 use data::{Output, Written};
 use format::{
@@ -50,11 +54,11 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tree::Tree;
-use walk::Roots;
+use walk::{Roots, Walked};
 
 /// How to pack.
 #[derive(Debug, Clone)]
@@ -206,9 +210,8 @@ pub struct PackSummary {
 }
 
 /// What the pipeline leaves for the tables.
-struct Packed {
-    tree: Tree,
-    warnings: Warnings,
+struct Packed<'a> {
+    walked: Walked<'a>,
     contents: Contents,
     written: Written,
 }
@@ -242,11 +245,10 @@ fn pack(
     watch: (&Progress, &AtomicBool),
 ) -> Result<PackSummary> {
     options.ensure_sensible()?;
-    let (progress, cancel) = watch;
     let metadata = output
         .metadata()
         .map_err(|error| Error::new(Kind::Io, "cannot examine the output file").because(error))?;
-    let pipeline = Pipeline::new(options, progress, cancel, (metadata.dev(), metadata.ino()), roots.base);
+    let pipeline = Pipeline::new(options, watch, (metadata.dev(), metadata.ino()), roots.base);
     let mut position = SUPERBLOCK_BYTES as u64;
     let mut compressor_options = Vec::new();
     if let Some(bytes) = options.compression.options()? {
@@ -258,16 +260,16 @@ fn pack(
     position = output.position;
     debug_assert!(position < 200);
     let packed = run_pipeline(roots, pipeline, options, &mut output)?;
-    finish(packed, output, options, cancel)
+    finish(packed, output, options, watch)
 }
 
 /// Starts all threads, waits for them, gives what they made or the first failure.
-fn run_pipeline(
-    roots: Roots<'_>,
+fn run_pipeline<'a>(
+    roots: Roots<'a>,
     pipeline: Pipeline<'_>,
     options: &PackOptions,
     output: &mut Output<'_>,
-) -> Result<Packed> {
+) -> Result<Packed<'a>> {
     let read_options = read::ReadOptions {
         block_bytes: options.block_bytes as usize,
         seed: RandomState::new().hash_one(0),
@@ -275,13 +277,7 @@ fn run_pipeline(
     };
     let shared = &pipeline;
     let (walked, contents, written) = thread::scope(|scope| {
-        let spawned = |error: std::io::Error| {
-            shared.fail(
-                Error::new(Kind::Host, "cannot start a thread")
-                    .because(error)
-                    .hint("the limit of processes is reached (ulimit -u, or pids.max of the control group)"),
-            );
-        };
+        let spawned = |error| shared.fail(no_thread(error));
         let walk = thread::Builder::new()
             .name("walk".into())
             .spawn_scoped(scope, || shared.run(|| walk::walk(roots, shared, options)));
@@ -311,20 +307,27 @@ fn run_pipeline(
     if let Some(failure) = pipeline.into_failure() {
         return Err(failure);
     }
-    let (Some((tree, warnings)), Some(contents), Some(written)) = (walked, contents, written) else {
+    let (Some(walked), Some(contents), Some(written)) = (walked, contents, written) else {
         return Err(Error::new(Kind::Internal, "packing ended without a result and without an error"));
     };
-    Ok(Packed { tree, warnings, contents, written })
+    Ok(Packed { walked, contents, written })
 }
 
-/// Writes the tables and the superblock.
+fn no_thread(error: std::io::Error) -> Error {
+    Error::new(Kind::Host, "cannot start a thread")
+        .because(error)
+        .hint("the limit of processes is reached (ulimit -u, or pids.max of the control group)")
+}
+
+/// Copies what is carried over, writes the tables and the superblock.
 fn finish(
-    packed: Packed,
+    packed: Packed<'_>,
     mut output: Output<'_>,
     options: &PackOptions,
-    cancel: &AtomicBool,
+    watch: (&Progress, &AtomicBool),
 ) -> Result<PackSummary> {
-    let Packed { mut tree, mut warnings, contents, written } = packed;
+    let Packed { walked, mut contents, mut written } = packed;
+    let Walked { mut tree, mut warnings, carry } = walked;
     for &(node, owner) in contents.owners.iter().filter(|_| options.one_owner.is_none()) {
         if let Some(node) = tree.nodes.get_mut(node as usize) {
             (node.status.uid, node.status.gid) = owner;
@@ -337,50 +340,95 @@ fn finish(
             tally.count(|| tree.path(node));
         }
     }
-    let mut compressor = Compressor::new(options.compression, options.block_bytes)?;
-    let compressor = &mut compressor;
-    let mut inodes = Inodes::new(&tree, &contents, &written, compressor, options.block_bytes);
-    let root = inodes.write(|| match cancel.load(std::sync::atomic::Ordering::Relaxed) {
+    let position = output.position;
+    let copying = match carry {
+        Some(carry) => carry.settle(&mut contents, &mut written, position)?,
+        None => Copying::default(),
+    };
+    let tables_at = position + copying.bytes();
+    let build = || Tables::build((&tree, &contents, &written), tables_at, options, watch.1);
+    // Where everything will be is known: the tables need not wait for the copy.
+    let tables = thread::scope(|scope| {
+        let copied = thread::Builder::new()
+            .name("copy".into())
+            .spawn_scoped(scope, || output.copy(&copying, watch))
+            .map_err(no_thread)?;
+        let tables = build();
+        copied.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the copying thread panicked")))?;
+        tables
+    })?;
+    output.append(&tables.bytes)?;
+    output.write_first(&tables.superblock.encode(options)?)?;
+    Ok(PackSummary {
+        bytes: output.position,
+        inodes: u64::from(tables.superblock.inodes),
+        duplicates: contents.duplicates,
+        warnings,
+        content_digest: output.digest().map(|hash| Sha256::digest(hash.to_le_bytes()).into()),
+    })
+}
+
+/// All that follows the data, and what the superblock says of it.
+struct Tables {
+    bytes: Vec<u8>,
+    superblock: Superblock,
+}
+
+impl Tables {
+    /// Makes the tables that will be at `base` in the image.
+    fn build(
+        (tree, contents, written): (&Tree, &Contents, &Written),
+        base: u64,
+        options: &PackOptions,
+        cancel: &AtomicBool,
+    ) -> Result<Self> {
+        let mut compressor = Compressor::new(options.compression, options.block_bytes)?;
+        let compressor = &mut compressor;
+        let mut inodes = Inodes::new(tree, contents, written, compressor, options.block_bytes);
+        let root = inodes.write(|| ensure_wanted(cancel))?;
+        let Inodes { inodes: inode_table, directories, ids, xattrs, export, .. } = inodes;
+        let mut tail = inode_table.out;
+        let directory_start = base + tail.len() as u64;
+        tail.extend_from_slice(&directories.out);
+        let mut records = Vec::with_capacity(written.fragments.len() * 16);
+        for (start, size) in &written.fragments {
+            records.extend(start.to_le_bytes());
+            records.extend(size.to_le_bytes());
+            records.extend(0_u32.to_le_bytes());
+        }
+        let fragment_start = match written.fragments.is_empty() {
+            true => NO_TABLE,
+            false => tables::write_table(&mut tail, base, &records, compressor)?,
+        };
+        let records: Vec<u8> = export.iter().flat_map(|reference| reference.to_le_bytes()).collect();
+        let export_start = tables::write_table(&mut tail, base, &records, compressor)?;
+        let records: Vec<u8> = ids.list.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let id_start = tables::write_table(&mut tail, base, &records, compressor)?;
+        let xattr_start = xattrs.write(&mut tail, base, compressor)?;
+        let bytes_used = base + tail.len() as u64;
+        // A loop device shows whole sectors only, and mksquashfs pads to 4096.
+        tail.resize((bytes_used.next_multiple_of(4096) - base) as usize, 0);
+        let superblock = Superblock {
+            inodes: export.len() as u32,
+            fragments: written.fragments.len() as u32,
+            ids: ids.list.len() as u16,
+            root,
+            bytes_used,
+            tables: [id_start, xattr_start, base, directory_start, fragment_start, export_start],
+        };
+        Ok(Self { bytes: tail, superblock })
+    }
+}
+
+/// Has the user cancelled?
+///
+/// # Errors
+/// [`Kind::Interrupted`] if so.
+fn ensure_wanted(cancel: &AtomicBool) -> Result<()> {
+    match cancel.load(Ordering::Relaxed) {
         true => Err(Error::new(Kind::Interrupted, "packing was interrupted")),
         false => Ok(()),
-    })?;
-    let Inodes { inodes: inode_table, directories, ids, xattrs, export, .. } = inodes;
-    let base = output.position;
-    let mut tail = inode_table.out;
-    let directory_start = base + tail.len() as u64;
-    tail.extend_from_slice(&directories.out);
-    let mut records = Vec::with_capacity(written.fragments.len() * 16);
-    for (start, size) in &written.fragments {
-        records.extend(start.to_le_bytes());
-        records.extend(size.to_le_bytes());
-        records.extend(0_u32.to_le_bytes());
     }
-    let fragment_start = match written.fragments.is_empty() {
-        true => NO_TABLE,
-        false => tables::write_table(&mut tail, base, &records, compressor)?,
-    };
-    let records: Vec<u8> = export.iter().flat_map(|reference| reference.to_le_bytes()).collect();
-    let export_start = tables::write_table(&mut tail, base, &records, compressor)?;
-    let records: Vec<u8> = ids.list.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let id_start = tables::write_table(&mut tail, base, &records, compressor)?;
-    let xattr_start = xattrs.write(&mut tail, base, compressor)?;
-    let bytes_used = base + tail.len() as u64;
-    // A loop device shows whole sectors only, and mksquashfs pads to 4096.
-    let bytes = bytes_used.next_multiple_of(4096);
-    tail.resize((bytes - base) as usize, 0);
-    output.append(&tail)?;
-    let superblock = Superblock {
-        inodes: export.len() as u32,
-        fragments: written.fragments.len() as u32,
-        ids: ids.list.len() as u16,
-        root,
-        bytes_used,
-        tables: [id_start, xattr_start, base, directory_start, fragment_start, export_start],
-    };
-    output.write_first(&superblock.encode(options)?)?;
-    let content_digest = output.digest().map(|hash| Sha256::digest(hash.to_le_bytes()).into());
-    let (inodes, duplicates) = (export.len() as u64, contents.duplicates);
-    Ok(PackSummary { bytes, inodes, duplicates, warnings, content_digest })
 }
 
 /// What varies in a superblock.

@@ -24,7 +24,7 @@ use crate::error::{Error, Kind};
 use crate::image::squashfs::Squashfs;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 /// Why a stage ends early.
@@ -134,8 +134,7 @@ impl<'a> Pipeline<'a> {
     /// A pipeline at rest, with as many buffers as the options' memory allows.
     pub fn new(
         options: &PackOptions,
-        progress: &'a Progress,
-        cancel: &'a AtomicBool,
+        (progress, cancel): (&'a Progress, &'a AtomicBool),
         output_identity: (u64, u64),
         base: Option<&'a Squashfs>,
     ) -> Self {
@@ -163,10 +162,7 @@ impl<'a> Pipeline<'a> {
     /// # Errors
     /// [`Kind::Interrupted`] if so.
     pub fn check(&self) -> Result<(), Halt> {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(Halt::Failed(Error::new(Kind::Interrupted, "packing was interrupted")));
-        }
-        Ok(())
+        Ok(super::ensure_wanted(self.cancel)?)
     }
 
     /// The base image, for a file that says it is in there.

@@ -8,7 +8,8 @@ use super::pipeline::{Chunk, Halt, Pipeline};
 use super::units::{FileEntry, LargeFile, Origin, Unit, UnitJob, cannot, shrunk};
 use super::walk::{identity, mistaken};
 use super::xattr::{self, Xattrs};
-use crate::image::squashfs::Inode;
+use crate::error::Error;
+use crate::image::squashfs::{Block, Inode};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
@@ -30,6 +31,13 @@ pub enum Content {
     Small(Vec<SmallFile>),
     /// A part of a large one.
     Part(Part),
+    /// Pieces of a fragment of the base, one after the other.
+    Tails {
+        /// Which fragment.
+        fragment: u32,
+        /// Where each begins and ends in that.
+        pieces: Vec<(u32, u32)>,
+    },
 }
 
 /// A small file: its bytes follow those of the one before it.
@@ -40,6 +48,8 @@ pub struct SmallFile {
     pub bytes: usize,
     /// Of its content.
     pub hash: u128,
+    /// Its content is that of the file of the base which it hides.
+    pub is_twin: bool,
     /// Its extended attributes, and whether it changed meanwhile.
     pub facts: FileFacts,
 }
@@ -56,6 +66,8 @@ pub struct Part {
     pub hash: u128,
     /// Bit `i` is set if the part's block `i` is all zeros.
     pub zeros: u32,
+    /// With the first part: the whole file's content is that of the file of the base which it hides.
+    pub is_twin: bool,
     /// With the last part.
     pub facts: Option<FileFacts>,
 }
@@ -102,6 +114,10 @@ pub fn read_units(pipeline: &Pipeline<'_>, options: ReadOptions) -> Result<(), H
             Unit::Small(files) => Content::Small(read_small(files, &mut chunk.raw, options, pipeline)?),
             Unit::Part { file, offset, length } => {
                 Content::Part(read_part(file, offset, length, &mut chunk.raw, options, pipeline)?)
+            }
+            Unit::Tails { fragment, pieces } => {
+                read_tails(fragment, &pieces, &mut chunk.raw, pipeline)?;
+                Content::Tails { fragment, pieces }
             }
         };
         pipeline.read.insert(number, ReadUnit { content, chunk })?;
@@ -174,7 +190,8 @@ fn read_small(
         read_at(&opened, &entry, 0, target, pipeline)?;
         let facts = facts(&opened, &entry, options)?;
         let hash = xxh3_128_with_seed(target, options.seed);
-        read.push(SmallFile { node: entry.node, bytes, hash, facts });
+        let is_twin = equals_twin(&opened, &entry, target, pipeline)?;
+        read.push(SmallFile { node: entry.node, bytes, hash, is_twin, facts });
         pipeline.progress.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
         rest = after;
     }
@@ -204,12 +221,16 @@ fn read_part(
     let target = buffer.get_mut(..if skip { 0 } else { bytes }).unwrap_or_default();
     read_at(opened, entry, offset, target, pipeline)?;
     let hash = xxh3_128_with_seed(target, options.seed);
+    let is_twin = offset == 0 && equals_twin(opened, entry, target, pipeline)?;
+    if is_twin {
+        file.skip.store(true, Ordering::Relaxed);
+    }
     let mut zeros = 0;
     for (index, block) in target.chunks(options.block_bytes).enumerate() {
         zeros |= u32::from(is_zero(block)) << index;
     }
     let facts = if last { Some(facts(opened, entry, options)?) } else { None };
-    Ok(Part { file, offset, bytes, hash, zeros, facts })
+    Ok(Part { file, offset, bytes, hash, zeros, is_twin, facts })
 }
 
 /// Fills `buffer` from `offset` on, without reading where the file has a hole.
@@ -236,6 +257,65 @@ pub fn read_at(
             _ => Err(shrunk(&entry.path(), entry.size)),
         },
     }
+}
+
+/// Is a file's content that of the file of the base which it hides? `head` is what it begins with.
+fn equals_twin(
+    opened: &Opened,
+    entry: &FileEntry,
+    head: &[u8],
+    pipeline: &Pipeline<'_>,
+) -> Result<bool, Halt> {
+    let Some(twin) = entry.facts().and_then(|facts| facts.twin) else { return Ok(false) };
+    let base = pipeline.base()?;
+    let inode = base.inode(twin)?;
+    let (mut offset, mut read) = (0_u64, Vec::new());
+    while offset < entry.size {
+        pipeline.check()?;
+        // Block by block, so that a difference near the beginning is found soon. A damaged block equals nothing.
+        let Ok(block) = base.block(&inode, offset / u64::from(base.superblock().block_size)) else {
+            return Ok(false);
+        };
+        let end = offset + block.len() as u64;
+        let data = match head.get(offset as usize..end as usize) {
+            Some(data) => data,
+            None => {
+                read.resize(block.len(), 0);
+                read_at(opened, entry, offset, &mut read, pipeline)?;
+                &read
+            }
+        };
+        let equal = match &block {
+            Block::Data(bytes) => **bytes == *data,
+            Block::Hole(_) => is_zero(data),
+        };
+        if !equal || block.is_empty() {
+            return Ok(false);
+        }
+        offset = end;
+    }
+    Ok(true)
+}
+
+/// Takes pieces out of a fragment of the base.
+fn read_tails(
+    fragment: u32,
+    pieces: &[(u32, u32)],
+    mut buffer: &mut [u8],
+    pipeline: &Pipeline<'_>,
+) -> Result<(), Halt> {
+    let decoded = pipeline.base()?.fragment(fragment)?;
+    for &(start, end) in pieces {
+        let piece = decoded.get(start as usize..end as usize);
+        let (Some(piece), Some((target, rest))) =
+            (piece, buffer.split_at_mut_checked((end - start) as usize))
+        else {
+            return Err(Error::image(format!("fragment {fragment} of the base is too short")).into());
+        };
+        target.copy_from_slice(piece);
+        buffer = rest;
+    }
+    Ok(())
 }
 
 /// Does the file system know that there is nothing but a hole here?

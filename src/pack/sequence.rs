@@ -21,7 +21,7 @@ use super::pipeline::{Chunk, Halt, Job, Pipeline, Pool, Target};
 use super::read::{Content, FileFacts, Part, ReadUnit, SmallFile, read_at};
 use super::units::LargeFile;
 use super::xattr::XattrSet;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
@@ -51,12 +51,29 @@ pub struct Contents {
     pub xattrs: HashMap<u32, Arc<XattrSet>>,
     /// By node, for those whose marks say one.
     pub owners: Vec<(u32, Owner)>,
+    /// Nodes of files whose content is that of the file of the base which they hide.
+    pub twins: Vec<u32>,
+    /// Where pieces of the base's fragments, by fragment and offset, came to be: fragment and offset.
+    pub tails: BTreeMap<(u32, u32), (u32, u32)>,
     /// Files whose content had been stored already.
     pub duplicates: u64,
     /// Nodes of files that changed between listing and reading.
     pub changed: Vec<u32>,
     /// Nodes of files with access control lists.
     pub access_lists: Vec<u32>,
+}
+
+impl Contents {
+    /// Keeps where a file's content is.
+    pub fn set_place(&mut self, node: u32, place: Place) {
+        let index = node as usize;
+        if self.places.len() <= index {
+            self.places.resize(index + 1, Place::EMPTY);
+        }
+        if let Some(slot) = self.places.get_mut(index) {
+            *slot = place;
+        }
+    }
 }
 
 /// A 128-bit hash in halves, which spares the padding that a `u128` would bring, and the length.
@@ -116,6 +133,7 @@ pub fn sequence(pipeline: &Pipeline<'_>, block_bytes: usize, seed: u64) -> Resul
         match content {
             Content::Small(files) => sequencer.take_small(files, chunk)?,
             Content::Part(part) => sequencer.take_part(part, chunk)?,
+            Content::Tails { fragment, pieces } => sequencer.take_tails(fragment, &pieces, chunk)?,
         }
     }
     sequencer.flush_fragment()?;
@@ -128,6 +146,12 @@ impl Sequencer<'_> {
     fn take_small(&mut self, files: Vec<SmallFile>, chunk: Chunk) -> Result<(), Halt> {
         let mut at = 0;
         for file in files {
+            if file.is_twin {
+                at += file.bytes;
+                self.contents.twins.push(file.node);
+                self.keep(file.node, Place::EMPTY, file.facts);
+                continue;
+            }
             let key = ((file.hash >> 64) as u64, file.hash as u64, file.bytes as u32);
             let first = self.small.get(&key).copied();
             let place = match first.and_then(|node| self.contents.places.get(node as usize)) {
@@ -144,6 +168,19 @@ impl Sequencer<'_> {
             };
             at += file.bytes;
             self.keep(file.node, place, file.facts);
+        }
+        Ok(self.pipeline.recycle(chunk)?)
+    }
+
+    /// Pieces of one of the base's fragments: its files are equal already where they can be.
+    fn take_tails(&mut self, fragment: u32, pieces: &[(u32, u32)], chunk: Chunk) -> Result<(), Halt> {
+        let mut at = 0;
+        for &(start, end) in pieces {
+            let bytes = (end - start) as usize;
+            let data = chunk.raw.get(at..at + bytes).unwrap_or_default();
+            let place = self.add_to_fragment(data)?;
+            self.contents.tails.insert((fragment, start), place);
+            at += bytes;
         }
         Ok(self.pipeline.recycle(chunk)?)
     }
@@ -194,6 +231,11 @@ impl Sequencer<'_> {
     /// The first part of a large file: is there one like it?
     fn begin(&mut self, part: &Part) -> Result<Current, Halt> {
         let size = part.file.entry.size;
+        if part.is_twin {
+            self.contents.twins.push(part.file.entry.node);
+            let hash = Xxh3::with_seed(self.seed);
+            return Ok(Current { place: Place::EMPTY, hash, duplicate: true });
+        }
         if !self.heads.insert((size, part.hash)) {
             let hash = self.hash_all(&part.file, part)?;
             if let Some(&place) = self.large.get(&(size, hash)) {
@@ -285,13 +327,7 @@ impl Sequencer<'_> {
         if let Some(set) = facts.xattrs.set {
             self.contents.xattrs.insert(node, set);
         }
-        let index = node as usize;
-        if self.contents.places.len() <= index {
-            self.contents.places.resize(index + 1, Place::EMPTY);
-        }
-        if let Some(slot) = self.contents.places.get_mut(index) {
-            *slot = place;
-        }
+        self.contents.set_place(node, place);
         self.pipeline.progress.files_read.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -67,6 +67,8 @@ pub struct Facts {
     pub identity: (u64, i64, u64),
     /// It occupies less than it is long, so holes are worth looking for.
     pub sparse: bool,
+    /// The file of the base that it hides and that is as long: the content may be the same.
+    pub twin: Option<InodeRef>,
 }
 
 impl FileEntry {
@@ -117,6 +119,13 @@ pub enum Unit {
         offset: u64,
         /// Its length.
         length: usize,
+    },
+    /// Pieces of a fragment of the base: where each begins and ends.
+    Tails {
+        /// Which fragment.
+        fragment: u32,
+        /// The pieces, which do not overlap.
+        pieces: Vec<(u32, u32)>,
     },
 }
 
@@ -189,6 +198,12 @@ impl<'a> Units<'a> {
             offset += length as u64;
         }
         Ok(())
+    }
+
+    /// Adds pieces of a fragment of the base.
+    pub fn give_tails(&mut self, fragment: u32, pieces: Vec<(u32, u32)>) -> Result<(), Halt> {
+        self.flush_small()?;
+        self.give(Unit::Tails { fragment, pieces })
     }
 
     /// No more will come.

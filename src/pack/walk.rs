@@ -23,10 +23,12 @@
 //! ```
 
 use super::base::{BaseTree, Stored};
+use super::carry::Carry;
 use super::marks::{self, Marks, Owner};
 use super::pipeline::{Halt, Pipeline};
+use super::sides::{At, DIRECTORY_FLAGS, Frame, Side, Step, close_far_ancestor, come_back, list};
 use super::tree::{NodeKind, Status, Tree};
-use super::units::{CHANGED_HINT, Dir, Facts, FileEntry, Origin, Units, cannot};
+use super::units::{Dir, Facts, FileEntry, Origin, Units, cannot};
 use super::xattr::{self, Xattrs};
 use super::{PackOptions, Warnings};
 use crate::error::{Error, Kind};
@@ -36,8 +38,6 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::mem::MaybeUninit;
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,38 +54,17 @@ pub struct Roots<'a> {
     pub marked: bool,
 }
 
-/// How many directories on the way down are held open; the ones above are found again through "..".
-const OPEN_ANCESTORS: usize = 64;
-
 /// The state of a walk.
-struct Walk<'a> {
-    pipeline: &'a Pipeline<'a>,
-    options: &'a PackOptions,
+struct Walk<'a, 'b> {
+    pipeline: &'b Pipeline<'b>,
+    options: &'b PackOptions,
     marked: bool,
-    units: Units<'a>,
+    units: Units<'b>,
     base: Option<BaseTree<'a>>,
     tree: Tree,
     warnings: Warnings,
     /// First node of each file with several names, by device and inode.
     links: HashMap<(u64, u64), u32>,
-}
-
-/// What a directory is in one of the trees.
-struct Side {
-    /// Which tree.
-    layer: usize,
-    at: At,
-}
-
-enum At {
-    Dir {
-        /// None while a walk far below does not need it.
-        dir: Option<Arc<Dir>>,
-        identity: (u64, u64),
-        /// Empty files in it may be whiteouts.
-        has_whiteouts: bool,
-    },
-    Base(InodeRef),
 }
 
 /// A directory about to be listed.
@@ -104,55 +83,48 @@ struct Found {
     inode: Option<InodeRef>,
 }
 
-/// A directory on the way from the root to where the walk is.
-struct Frame {
-    sides: Vec<Side>,
-    entries: Range<u32>,
-    /// What is to be done about each entry.
-    steps: std::vec::IntoIter<Step>,
+/// What a walk found.
+pub struct Walked<'a> {
+    /// All files.
+    pub tree: Tree,
+    /// What there was to complain about.
+    pub warnings: Warnings,
+    /// What the base has that is not read but copied.
+    pub carry: Option<Carry<'a>>,
 }
 
-/// What the depth-first walk does when it comes to an entry.
-enum Step {
-    /// Nothing.
-    Pass,
-    /// Reads a file of a side.
-    Read { side: usize, facts: Facts },
-    /// Reads a file of the base.
-    ReadBase(InodeRef),
-    /// Goes into a directory: the sides that have the name, and its inode in the base.
-    Enter(Vec<(usize, Option<InodeRef>)>),
-}
-
-const DIRECTORY_FLAGS: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// Walks the trees and hands out the units in order. Returns the tree and what there was to complain about.
+/// Walks the trees and hands out the units in order.
 ///
 /// # Errors
 /// The first entry that cannot be listed, or a stop from elsewhere.
-pub fn walk(
-    roots: Roots<'_>,
+pub fn walk<'a>(
+    roots: Roots<'a>,
     pipeline: &Pipeline<'_>,
     options: &PackOptions,
-) -> Result<(Tree, Warnings), Halt> {
+) -> Result<Walked<'a>, Halt> {
     let mut walk = Walk {
         pipeline,
         options,
         marked: roots.marked,
         units: Units::new(pipeline, options),
-        base: roots.base.map(BaseTree::new),
+        base: roots.base.map(|image| BaseTree::new(image, options)),
         tree: Tree::default(),
         warnings: Warnings::default(),
         links: HashMap::new(),
     };
     walk.run(roots)?;
+    let mut carry = walk.base.and_then(BaseTree::into_carry);
+    if let Some(carry) = &mut carry {
+        for (fragment, pieces) in carry.plan()? {
+            walk.units.give_tails(fragment, pieces)?;
+        }
+    }
     walk.units.finish()?;
     pipeline.progress.walk_done.store(true, Ordering::Relaxed);
-    Ok((walk.tree, walk.warnings))
+    Ok(Walked { tree: walk.tree, warnings: walk.warnings, carry })
 }
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     fn run(&mut self, roots: Roots<'_>) -> Result<(), Halt> {
         let root = self.open_roots(roots)?;
         let mut stack = vec![self.enter(0, root)?];
@@ -212,6 +184,7 @@ impl Walk<'_> {
             }
             opened.sides.push(side);
             if opaque {
+                self.hide(roots.base.map(Squashfs::root))?;
                 return Ok(opened);
             }
         }
@@ -242,11 +215,17 @@ impl Walk<'_> {
         for &(number, inode) in found {
             if let (Some(reference), Some(base)) = (inode, &mut self.base) {
                 let stored = base.examine(reference)?;
-                if let NodeKind::Directory(_) = stored.kind {
-                    let inode = base.enter(reference)?;
-                    opened.sides.push(Side { layer: 0, at: At::Base(inode) });
+                match stored.kind {
+                    NodeKind::Directory(_) => {
+                        let at = At::Base(base.enter(reference)?);
+                        if opened.sides.is_empty() {
+                            opened.xattrs = stored.xattrs;
+                        }
+                        opened.sides.push(Side { layer: 0, at });
+                    }
+                    _ => base.hide(reference)?,
                 }
-                break;
+                return Ok(opened);
             }
             let (Some(dir), Some(side)) = (frame.dir(number), frame.sides.get(number)) else {
                 return Err(lost());
@@ -268,7 +247,17 @@ impl Walk<'_> {
                 break;
             }
         }
+        // Something in between ended it: what the base has here does not show.
+        self.hide(found.last().and_then(|&(_, inode)| inode))?;
         Ok(opened)
+    }
+
+    /// A file of the base does not show, nor what is in it.
+    fn hide(&mut self, reference: Option<InodeRef>) -> Result<(), Halt> {
+        match (&mut self.base, reference) {
+            (Some(base), Some(reference)) => Ok(base.hide(reference)?),
+            _ => Ok(()),
+        }
     }
 
     /// What an open directory is, and its attributes.
@@ -369,12 +358,17 @@ impl Walk<'_> {
         };
         let mut attributes = None;
         let mut owner = None;
+        let below = group.last().and_then(|found| found.inode);
         match kind {
-            NodeKind::CharDevice(0) if self.marked => return Ok(None),
+            NodeKind::CharDevice(0) if self.marked => {
+                self.hide(below)?;
+                return Ok(None);
+            }
             // The attributes say what it is; they come first.
             NodeKind::Regular(0) if self.marked => {
                 let (xattrs, marks) = read_xattrs(self)?;
                 if marks.whiteout && *has_whiteouts {
+                    self.hide(below)?;
                     return Ok(None);
                 }
                 kind = marks.device.map_or(kind, NodeKind::from);
@@ -393,11 +387,13 @@ impl Walk<'_> {
             return Ok(Some(Step::Enter(group.iter().map(|found| (found.side, found.inode)).collect())));
         }
         if stat.st_nlink > 1 && !self.is_first_name((stat.st_dev, stat.st_ino), index) {
+            self.hide(below)?;
             return Ok(Some(Step::Pass));
         }
         let progress = self.pipeline.progress;
         progress.entries_found.fetch_add(1, Ordering::Relaxed);
         if !has_content {
+            self.hide(below)?;
             let xattrs = match attributes {
                 Some(xattrs) => xattrs,
                 None => read_xattrs(self)?.0,
@@ -408,7 +404,11 @@ impl Walk<'_> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         progress.bytes_found.fetch_add(size, Ordering::Relaxed);
         let sparse = (u64::try_from(stat.st_blocks).unwrap_or(0)).saturating_mul(512) < size;
-        let facts = Facts { identity: identity(&stat), sparse };
+        let twin = match (&mut self.base, below) {
+            (Some(base), Some(reference)) => base.twin(index, size, reference)?,
+            _ => None,
+        };
+        let facts = Facts { identity: identity(&stat), sparse, twin };
         Ok(Some(Step::Read { side: first.side, facts }))
     }
 
@@ -447,6 +447,12 @@ impl Walk<'_> {
             return Ok(Some(Step::Pass));
         }
         progress.bytes_found.fetch_add(size, Ordering::Relaxed);
+        if self.base.as_mut().map_or(Ok(false), |base| base.keep(index, reference))? {
+            // Its content is copied with the rest, not read.
+            progress.bytes_read.fetch_add(size, Ordering::Relaxed);
+            progress.files_read.fetch_add(1, Ordering::Relaxed);
+            return Ok(Some(Step::Pass));
+        }
         Ok(Some(Step::ReadBase(reference)))
     }
 
@@ -485,53 +491,6 @@ impl Walk<'_> {
     }
 }
 
-impl Frame {
-    fn dir(&self, side: usize) -> Option<&Arc<Dir>> {
-        match self.sides.get(side) {
-            Some(Side { at: At::Dir { dir, .. }, .. }) => dir.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// The open directory of a layer.
-    fn dir_of(&self, layer: usize) -> Option<&Arc<Dir>> {
-        self.sides.iter().position(|side| side.layer == layer).and_then(|side| self.dir(side))
-    }
-}
-
-/// Closes a directory far above, in those sides that have the one below it: through that it is found again. The
-/// other sides end there, so that no more than one a layer stays open.
-fn close_far_ancestor(stack: &mut [Frame]) {
-    let Some(far) = stack.len().checked_sub(OPEN_ANCESTORS + 1) else { return };
-    let Some([above, below]) = stack.get_mut(far..far + 2) else { return };
-    for Side { layer, at } in &mut above.sides {
-        if let At::Dir { dir, .. } = at
-            && below.sides.iter().any(|side| side.layer == *layer)
-        {
-            *dir = None;
-        }
-    }
-}
-
-/// Makes `above` usable again after the walk of `left`, a directory in it.
-fn come_back(left: &Frame, above: &mut Frame) -> Result<(), Halt> {
-    for Side { layer, at } in &mut above.sides {
-        let At::Dir { dir: above @ None, identity, .. } = at else { continue };
-        let dir = left.dir_of(*layer).ok_or_else(lost)?;
-        let parent = dir.path.parent().unwrap_or(&dir.path).to_owned();
-        let file = rustix::fs::openat(&dir.file, c"..", DIRECTORY_FLAGS, Mode::empty())
-            .map(File::from)
-            .map_err(|errno| cannot("open directory", &parent, errno))?;
-        let stat = rustix::fs::fstat(&file).map_err(|errno| cannot("examine", &parent, errno))?;
-        if (stat.st_dev, stat.st_ino) != *identity {
-            let message = format!("cannot pack {parent:?}: it was moved while it was packed");
-            return Err(Halt::Failed(Error::new(Kind::Io, message).hint(CHANGED_HINT)));
-        }
-        *above = Some(Arc::new(Dir { file, path: parent }));
-    }
-    Ok(())
-}
-
 fn kind_of(stat: &Stat, dir: &Dir, name: &CStr) -> Result<NodeKind, Halt> {
     let device = || {
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
@@ -556,26 +515,13 @@ fn kind_of(stat: &Stat, dir: &Dir, name: &CStr) -> Result<NodeKind, Halt> {
     })
 }
 
-fn list(dir: &File) -> Result<Vec<CString>, Errno> {
-    let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
-    let mut entries = rustix::fs::RawDir::new(dir, &mut buffer);
-    let mut names = Vec::new();
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != c"." && name != c".." {
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
-}
-
 /// What tells whether a file is still the one that was listed.
 pub fn identity(stat: &Stat) -> (u64, i64, u64) {
     (stat.st_ino, stat.st_mtime, stat.st_mtime_nsec)
 }
 
-fn lost() -> Halt {
+/// What cannot be.
+pub fn lost() -> Halt {
     Halt::Failed(Error::new(Kind::Internal, "the walk lost its place"))
 }
 

@@ -128,6 +128,11 @@ pub fn fakeroot(flags: &ContainerFlags, host: &Host) -> Option<Because> {
     switch(host, flags.namespaces.fakeroot, "--fakeroot", &["FAKEROOT"])
 }
 
+/// Whether root inside is to be the caller's id alone.
+pub fn one_id(flags: &ContainerFlags, host: &Host) -> Option<Because> {
+    switch(host, flags.namespaces.ignore_subuid, "--ignore-subuid", &["IGNORE_SUBUID"])
+}
+
 /// Whether a switch is on, by its flag or by a variable that does not say no.
 pub fn switch(host: &Host, given: bool, name: &str, keys: &[&str]) -> Option<Because> {
     if given {

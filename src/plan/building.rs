@@ -80,7 +80,7 @@ pub fn plain_host(host: &Host) -> Host {
 
 /// The ids of the user namespace of a build's steps.
 pub fn ids(host: &Host) -> IdMap {
-    super::ids::id_map(true, host)
+    super::ids::id_map(true, None, host).0
 }
 
 /// Decides the container of a step inside. `words` is what it runs; without any it is the image's test.

@@ -14,7 +14,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::namespaces::capability_name;
-use super::{Because, IdMap, MountKind, Namespaces, Process, Processes, Root, RunPlan, TargetKind, Writes};
+use super::{
+    Because, IdMap, IdRange, MountKind, Namespaces, Process, Processes, Root, RunPlan, TargetKind, Writes,
+};
 
 /// The plan as a person reads it.
 pub fn explain(plan: &RunPlan) -> String {
@@ -41,10 +43,9 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
     for layer in &plan.layers {
         writeln!(out, "         under {}", layer.0.display())?;
     }
-    match plan.ids {
-        IdMap::Caller { uid, gid } => writeln!(out, "ids      uid {uid} and gid {gid}, each to itself")?,
-        IdMap::Root { uid, gid } => writeln!(out, "ids      uid {uid} and gid {gid} to 0")?,
-        IdMap::Whole => writeln!(out, "ids      all, each to itself")?,
+    write_ids(out, plan)?;
+    if plan.process.emulates_root {
+        writeln!(out, "root     emulated: owners, devices and other ids are recorded")?;
     }
     write_own(out, plan)?;
     writeln!(
@@ -83,6 +84,26 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
         writeln!(out, "warning: {warning}")?;
     }
     Ok(())
+}
+
+fn write_ids(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
+    match &plan.ids {
+        IdMap::Caller { uid, gid } => writeln!(out, "ids      uid {uid} and gid {gid}, each to itself"),
+        IdMap::Root { uid, gid } => {
+            let because = plan.one_id_because.as_deref().unwrap_or("asked for");
+            writeln!(out, "ids      uid {uid} and gid {gid} to 0, no others: {because}")
+        }
+        IdMap::Subordinate { uid, gid, uids, gids, newuidmap, newgidmap } => {
+            writeln!(out, "ids      uid {uid} and gid {gid} to 0")?;
+            for (what, ranges, program) in [("uids", uids, newuidmap), ("gids", gids, newgidmap)] {
+                let ranges: Vec<String> = ranges.iter().map(IdRange::to_string).collect();
+                let (ranges, program) = (ranges.join(" and "), program.0.display());
+                writeln!(out, "         {what} {ranges} to those from 1 on, by {program}")?;
+            }
+            Ok(())
+        }
+        IdMap::Whole => writeln!(out, "ids      all, each to itself"),
+    }
 }
 
 fn kind_name(kind: TargetKind) -> &'static str {

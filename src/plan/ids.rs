@@ -8,16 +8,31 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::IdMap;
 use super::home::Home;
+use super::{Because, HostPath, IdMap};
+use crate::host::subordinate::Subordinate;
 use crate::host::{Host, User};
 
-/// The ids that the user namespace maps.
-pub fn id_map(fakeroot: bool, host: &Host) -> IdMap {
-    match (host.uid, fakeroot) {
-        (0, _) => IdMap::Whole,
-        (uid, true) => IdMap::Root { uid, gid: host.gid },
-        (uid, false) => IdMap::Caller { uid, gid: host.gid },
+/// The ids that the user namespace maps, and why the caller's is the only one, where root inside is that alone.
+/// `one_id`: who asked for just this.
+pub fn id_map(fakeroot: bool, one_id: Option<&Because>, host: &Host) -> (IdMap, Option<String>) {
+    let (uid, gid) = (host.uid, host.gid);
+    if uid == 0 {
+        return (IdMap::Whole, None);
+    }
+    if !fakeroot {
+        return (IdMap::Caller { uid, gid }, None);
+    }
+    if let Some(because) = one_id {
+        return (IdMap::Root { uid, gid }, Some(because.origin().to_owned()));
+    }
+    match host.subordinate() {
+        Ok(found) => {
+            let Subordinate { uids, gids, newuidmap, newgidmap } = found.clone();
+            let (newuidmap, newgidmap) = (HostPath(newuidmap), HostPath(newgidmap));
+            (IdMap::Subordinate { uid, gid, uids, gids, newuidmap, newgidmap }, None)
+        }
+        Err(unusable) => (IdMap::Root { uid, gid }, Some(unusable.to_string())),
     }
 }
 
@@ -41,7 +56,7 @@ impl Caller {
     pub fn inside(ids: &IdMap, home: &Home, host: &Host) -> Self {
         let home = home.target.clone();
         match ids {
-            IdMap::Root { .. } => {
+            IdMap::Root { .. } | IdMap::Subordinate { .. } => {
                 let user = User { name: "root".into(), gecos: "root".into(), ..host.user().clone() };
                 Self { uid: 0, gid: 0, user, home, groups: vec![(0, "root".into())] }
             }
@@ -150,6 +165,7 @@ fn field(text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::IdRange;
 
     fn everything(_: &Path) -> bool {
         true
@@ -158,7 +174,7 @@ mod tests {
     fn ada() -> Caller {
         let host = Host::made_up(Path::new("/"));
         let home = crate::plan::home::plan_home(&crate::plan::asked::Asked::default(), &host).unwrap();
-        Caller::inside(&id_map(false, &host), &home, &host)
+        Caller::inside(&id_map(false, None, &host).0, &home, &host)
     }
 
     fn passwd_of(image: &str) -> String {
@@ -199,7 +215,13 @@ mod tests {
 
     #[test]
     fn a_shell_that_the_image_lacks_becomes_sh_and_no_field_breaks_the_line() {
-        let user = User { name: "a:b".into(), gecos: "x\ny".into(), home: None, shell: "/bin/zsh".into() };
+        let user = User {
+            name: "a:b".into(),
+            gecos: "x\ny".into(),
+            home: None,
+            shell: "/bin/zsh".into(),
+            gid: None,
+        };
         let made =
             passwd(&Caller { user, home: "/".into(), ..ada() }, b"root:x:0:0::/:\n", &|_| false).unwrap();
         assert_eq!(String::from_utf8(made).unwrap(), "root:x:0:0::/:\na_b:x:1000:1000:x_y:/:/bin/sh\n");
@@ -217,11 +239,44 @@ mod tests {
 
     #[test]
     fn root_maps_every_id_and_others_themselves_or_root() {
-        let mut host = Host::made_up(Path::new("/"));
-        assert_eq!(id_map(false, &host), IdMap::Caller { uid: 1000, gid: 1000 });
-        assert_eq!(id_map(true, &host), IdMap::Root { uid: 1000, gid: 1000 });
+        let mut host = Host::made_up(Path::new("/nonexistent"));
+        assert_eq!(id_map(false, None, &host), (IdMap::Caller { uid: 1000, gid: 1000 }, None));
+        let (ids, because) = id_map(true, None, &host);
+        assert_eq!(ids, IdMap::Root { uid: 1000, gid: 1000 });
+        assert_eq!(because.as_deref(), Some("/etc/subuid has no subordinate user ids for ada"));
         host.uid = 0;
-        assert_eq!(id_map(false, &host), IdMap::Whole);
-        assert_eq!(id_map(true, &host), IdMap::Whole);
+        assert_eq!(id_map(false, None, &host), (IdMap::Whole, None));
+        assert_eq!(id_map(true, None, &host), (IdMap::Whole, None));
+    }
+
+    #[test]
+    fn root_has_the_subordinate_ids_unless_told_otherwise() {
+        let range = |first| vec![IdRange { first, count: 65_536 }];
+        let host = Host::made_up(Path::new("/nonexistent"));
+        let found = Subordinate {
+            uids: range(100_000),
+            gids: range(200_000),
+            newuidmap: "/bin/u".into(),
+            newgidmap: "/bin/g".into(),
+        };
+        host.subordinate.set(Ok(found)).unwrap();
+        let (ids, because) = id_map(true, None, &host);
+        assert_eq!(because, None);
+        assert_eq!(
+            ids,
+            IdMap::Subordinate {
+                uid: 1000,
+                gid: 1000,
+                uids: range(100_000),
+                gids: range(200_000),
+                newuidmap: HostPath("/bin/u".into()),
+                newgidmap: HostPath("/bin/g".into()),
+            }
+        );
+        let asked = Because::Flag("--ignore-subuid".into());
+        let (ids, because) = id_map(true, Some(&asked), &host);
+        assert_eq!(ids, IdMap::Root { uid: 1000, gid: 1000 });
+        assert_eq!(because.as_deref(), Some("--ignore-subuid"));
+        assert_eq!(id_map(false, None, &host).0, IdMap::Caller { uid: 1000, gid: 1000 });
     }
 }

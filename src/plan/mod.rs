@@ -35,6 +35,7 @@ use crate::cli::run::ContainerFlags;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
+pub use crate::host::subordinate::IdRange;
 use crate::image::Tree;
 
 /// A path on the host, as the caller sees it.
@@ -58,6 +59,9 @@ pub struct RunPlan {
     pub layers: Vec<HostPath>,
     /// Which ids the user namespace maps.
     pub ids: IdMap,
+    /// Why root inside is the caller's id alone, where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_id_because: Option<String>,
     /// What else the container has of its own.
     pub namespaces: Namespaces,
     /// Directories and empty files to make on the host, if they are not there, parents first.
@@ -75,6 +79,19 @@ pub struct RunPlan {
     pub serve: ServeOptions,
     /// What the caller should be told before the start.
     pub warnings: Vec<String>,
+}
+
+impl RunPlan {
+    /// The part that the image's server needs.
+    pub fn serving(&self) -> Serving {
+        let Self { root, ids, one_id_because, serve, .. } = self;
+        Serving {
+            root: root.clone(),
+            ids: ids.clone(),
+            one_id_because: one_id_because.clone(),
+            serve: serve.clone(),
+        }
+    }
 }
 
 /// The root file system.
@@ -111,6 +128,21 @@ pub enum IdMap {
         uid: u32,
         /// Group id.
         gid: u32,
+    },
+    /// The caller's uid and gid, both to 0, and from 1 on the ids that the administrator gave to the caller.
+    Subordinate {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+        /// The user ids that follow, in this order.
+        uids: Vec<IdRange>,
+        /// The group ids that follow.
+        gids: Vec<IdRange>,
+        /// The program that may map the user ids.
+        newuidmap: HostPath,
+        /// The program that may map the group ids.
+        newgidmap: HostPath,
     },
     /// Every id to itself: the caller is root.
     Whole,
@@ -313,6 +345,8 @@ pub struct Process {
     pub umask: Option<u32>,
     /// Its capabilities.
     pub capabilities: Capabilities,
+    /// Whether changes of owner, device nodes and other ids, which one mapped id does not allow, are recorded instead.
+    pub emulates_root: bool,
 }
 
 /// How the image is served.
@@ -339,6 +373,8 @@ pub struct Serving {
     pub root: Root,
     /// Which ids the user namespace maps.
     pub ids: IdMap,
+    /// Why root inside is the caller's id alone, where it is.
+    pub one_id_because: Option<String>,
     /// How the image is served.
     pub serve: ServeOptions,
 }
@@ -385,7 +421,7 @@ pub fn has_test(request: &Request<'_>, host: &Host, image: &Tree) -> bool {
 /// Decides a container run.
 pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree) -> Result<RunPlan> {
     process::check_machine(request, host)?;
-    let Serving { root, ids, serve } = decide_serving(request, host, config)?;
+    let Serving { root, ids, one_id_because, serve } = decide_serving(request, host, config)?;
     let mut warnings = answers::answer(&request.flags.other, host)?;
     let asked = asked::read(request.flags, host);
     let home = home::plan_home(&asked, host)?;
@@ -423,8 +459,10 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
             cwd: cwd.into_iter().map(ContainerPath).collect(),
             umask: asked.no_umask.then_some(0o022),
             capabilities: namespaces::plan_capabilities(&asked, &ids)?,
+            emulates_root: matches!(ids, IdMap::Root { .. }),
         },
         ids,
+        one_id_because,
         serve,
         warnings,
     })
@@ -466,7 +504,9 @@ pub fn decide_serving(request: &Request<'_>, host: &Host, config: &Config) -> Re
     let unpack = unpack::place(&request.root, host);
     let serve = ServeOptions { scope, linger_ms, rendezvous, start, unpack };
     let fakeroot = asked::fakeroot(request.flags, host).is_some();
-    Ok(Serving { root: request.root.clone(), ids: ids::id_map(fakeroot, host), serve })
+    let one_id = asked::one_id(request.flags, host);
+    let (ids, one_id_because) = ids::id_map(fakeroot, one_id.as_ref(), host);
+    Ok(Serving { root: request.root.clone(), ids, one_id_because, serve })
 }
 
 fn as_text<S: serde::Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {

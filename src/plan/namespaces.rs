@@ -112,7 +112,7 @@ fn check_network(asked: &Asked) -> Result<()> {
 pub fn plan_capabilities(asked: &Asked, ids: &IdMap) -> Result<Capabilities> {
     let is_root = match ids {
         IdMap::Caller { uid, .. } => *uid == 0,
-        IdMap::Root { .. } | IdMap::Whole => true,
+        IdMap::Root { .. } | IdMap::Subordinate { .. } | IdMap::Whole => true,
     };
     if let Some(because) = &asked.keep_privs
         && !is_root

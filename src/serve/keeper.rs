@@ -11,9 +11,8 @@
 //! Closed, it serves on whoever still shows the mount.
 //! ```
 
-use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,7 +25,6 @@ use super::message::{self, HAND_OVER, Message, SHARE};
 use super::rendezvous::Place;
 use super::{Namespaces, Request, worker};
 use crate::sys::process::{self, Change, Ended, Fork};
-use crate::sys::signals;
 use crate::sys::slots::SlotTable;
 
 /// Blame at which a request is answered EIO instead of being tried again.
@@ -78,7 +76,7 @@ pub fn run(server: Server) -> ! {
             .into_iter()
             .flatten()
             .collect();
-    become_server(&keep, c"skiff-keeper");
+    process::become_server(&keep, c"skiff-keeper");
     drop(keep);
     // The worker makes itself ready while the container's process mounts the file system.
     let Some((slots, worker)) = first_worker(&server) else { give_up(server.meeting_point) };
@@ -89,27 +87,6 @@ pub fn run(server: Server) -> ! {
     worker.hand_over(&devices);
     Keeper::new(server, slots, devices, worker).serve();
     process::exit(0)
-}
-
-/// Nothing of the caller stays: session, descriptors, working directory, signals, affinity.
-pub(super) fn become_server(keep: &[BorrowedFd<'_>], name: &CStr) {
-    // None of these can fail in a way that matters: a server that keeps, say, its caller's working directory
-    // is ill-mannered, but right.
-    let _ = rustix::process::setsid();
-    let _ = process::close_all_but(keep);
-    let _ = rustix::process::chdir("/");
-    signals::reset_for_server();
-    process::set_name(name);
-    process::widen_affinity();
-    // Descriptors 0 to 2 must not become an image or a socket that some library writes messages to.
-    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdin(&null);
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
-        if null.as_raw_fd() < 3 {
-            let _ = null.into_raw_fd();
-        }
-    }
 }
 
 /// The container that started the server is gone before it handed over.

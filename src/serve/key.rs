@@ -25,6 +25,7 @@ pub fn of(request: &Request) -> Result<String> {
     );
     let owner = match request.owner {
         Owner::Caller { uid, gid } => format!("{uid}:{gid}"),
+        Owner::Mapped { uids, gids } => format!("image up to {uids}:{gids}"),
         Owner::Image => "image".into(),
     };
     let _ = write!(text, " owner {owner} scope {}", request.scope);

@@ -38,6 +38,7 @@ mod store;
 mod unpacked;
 mod wire;
 mod worker;
+mod xattrs;
 
 pub use client::{Meeting, Namespaces, Starter, meet};
 pub use unpacked::Unpacked;
@@ -56,8 +57,20 @@ pub enum Owner {
         /// Group id.
         gid: u32,
     },
+    /// Their owners in the image, which are mapped up to some id; those of others are shown as nobody's.
+    Mapped {
+        /// How many user ids are mapped, from 0 on.
+        uids: u32,
+        /// How many group ids.
+        gids: u32,
+    },
     /// Their owners in the image, since all ids are mapped.
     Image,
+}
+
+impl Owner {
+    /// The caller, who looks like root.
+    pub const ROOT: Self = Self::Caller { uid: 0, gid: 0 };
 }
 
 /// What a container asks to be served.

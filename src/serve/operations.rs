@@ -15,7 +15,7 @@ use super::readahead::{ReadAhead, give_way};
 use super::store::{LONGEST_REQUEST_SECONDS, Storer};
 use super::wire::{self, opcode};
 use super::worker::{Answer, Options};
-use super::{Owner, wire::RequestHeader};
+use super::{Owner, wire::RequestHeader, xattrs};
 use crate::error::Result;
 use crate::image::source::Source;
 use crate::image::squashfs::{Block, Content, Inode, InodeRef, OpenOptions, Squashfs};
@@ -91,8 +91,13 @@ impl Files {
             },
             opcode::READ => read(image, header.node, request, answer),
             opcode::READDIR | opcode::READDIRPLUS => self.read_dir(image, header, request, answer),
-            opcode::GETXATTR => get_xattr(image, header.node, request, answer),
-            opcode::LISTXATTR => list_xattrs(image, header.node, request, answer),
+            opcode::GETXATTR | opcode::LISTXATTR if !xattrs::are_shown(image, self.owner) => {
+                Err(libc::ENOSYS)
+            }
+            opcode::GETXATTR => xattrs::get(image, self.owner, &*inode(image, header.node)?, request, answer),
+            opcode::LISTXATTR => {
+                xattrs::list(image, self.owner, &*inode(image, header.node)?, request, answer)
+            }
             opcode::STATFS => {
                 answer.put(&statfs(image));
                 Ok(())
@@ -210,6 +215,7 @@ impl Files {
     fn attributes(&self, inode: &Inode) -> wire::Attributes {
         let (uid, gid) = match self.owner {
             Owner::Caller { uid, gid } => (uid, gid),
+            Owner::Mapped { uids, gids } => (mapped(inode.uid, uids), mapped(inode.gid, gids)),
             Owner::Image => (inode.uid, inode.gid),
         };
         let mtime = u64::from(inode.mtime);
@@ -233,6 +239,15 @@ impl Files {
         }
     }
 }
+
+/// An id that the user namespace does not map belongs to nobody there, not even to root: such a file could be neither
+/// read nor given to someone. So it is shown as belonging to the one whom everybody calls nobody, who is mapped.
+fn mapped(id: u32, count: u32) -> u32 {
+    if id < count { id } else { NOBODY }
+}
+
+/// The kernel's overflow id.
+const NOBODY: u32 = 65_534;
 
 /// Whether a kernel that sends this INIT gives up requests that nobody answers.
 pub fn gives_up(header: &RequestHeader, request: &[u8]) -> bool {
@@ -292,45 +307,6 @@ fn read(image: &Squashfs, node: u64, request: &[u8], answer: &mut Answer) -> Res
             Block::Data(bytes) => answer.put_cached(bytes.slice(from as usize, to as usize)),
         }
         at += to - from;
-    }
-    Ok(())
-}
-
-fn get_xattr(image: &Squashfs, node: u64, request: &[u8], answer: &mut Answer) -> Result<(), i32> {
-    if !has_xattrs(image) {
-        return Err(libc::ENOSYS);
-    }
-    let (arguments, rest) = wire::arguments::<wire::GetxattrIn>(request).ok_or(libc::EINVAL)?;
-    let name = rest.split(|byte| *byte == 0).next().unwrap_or_default();
-    let xattrs = image.xattrs(&*inode(image, node)?).map_err(|_| libc::EIO)?;
-    let (_, value) = xattrs.iter().find(|(key, _)| key == name).ok_or(libc::ENODATA)?;
-    put_sized(value, arguments.size, answer)
-}
-
-fn list_xattrs(image: &Squashfs, node: u64, request: &[u8], answer: &mut Answer) -> Result<(), i32> {
-    if !has_xattrs(image) {
-        return Err(libc::ENOSYS);
-    }
-    let (arguments, _) = wire::arguments::<wire::GetxattrIn>(request).ok_or(libc::EINVAL)?;
-    let mut names = Vec::new();
-    for (name, _) in image.xattrs(&*inode(image, node)?).map_err(|_| libc::EIO)? {
-        names.extend_from_slice(&name);
-        names.push(0);
-    }
-    put_sized(&names, arguments.size, answer)
-}
-
-/// Without any in the image the kernel is told so, once and for all (ENOSYS).
-fn has_xattrs(image: &Squashfs) -> bool {
-    image.superblock().xattr_table.is_some()
-}
-
-/// The protocol of xattrs: asked with size 0, the answer is the size that is needed.
-fn put_sized(value: &[u8], size: u32, answer: &mut Answer) -> Result<(), i32> {
-    match size {
-        0 => answer.put(&wire::GetxattrOut { size: value.len() as u32, padding: 0 }),
-        size if value.len() > size as usize => return Err(libc::ERANGE),
-        _ => answer.bytes.extend_from_slice(value),
     }
     Ok(())
 }

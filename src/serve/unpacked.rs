@@ -102,7 +102,7 @@ pub fn run(server: Server, below: &Path) -> ! {
     let place = meeting_point.as_ref().map(|(_, place)| place.descriptor().as_fd());
     let listener = meeting_point.as_ref().map(|(listener, _)| listener.as_fd());
     let keep = [Some(request.image.as_fd()), Some(control.as_fd()), place, listener];
-    keeper::become_server(&keep.into_iter().flatten().collect::<Vec<_>>(), c"skiff-unpacked");
+    process::become_server(&keep.into_iter().flatten().collect::<Vec<_>>(), c"skiff-unpacked");
     signals::ignore_requests_to_end();
     let source = Source::new(Arc::new(request.image), request.offset, request.length);
     // Now, while its space is needed, and before the container has a user namespace: the kernel gives it the number of

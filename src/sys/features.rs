@@ -8,6 +8,14 @@ use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 use rustix::process::PidfdFlags;
 
+/// The kernel's version, for what cannot be asked for; 0.0 where it says none.
+pub fn kernel_version() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-', '+']).map_while(|number| number.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// open_tree(2) and the rest of the mount interface by descriptors, kernel 5.2.
 pub fn has_mount_descriptors() -> bool {
     // Without OPEN_TREE_CLONE it is open(2) with O_PATH, and everybody may.

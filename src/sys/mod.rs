@@ -12,6 +12,7 @@ pub mod fuse;
 pub mod members;
 pub mod mount;
 pub mod network;
+pub mod notify;
 pub mod process;
 pub mod reaper;
 pub mod signals;

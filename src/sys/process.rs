@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::wait::WaitPidFlag;
@@ -101,6 +101,46 @@ pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
             let read = io::Read::read_to_end(&mut File::from(from), &mut bytes);
             match wait_for(pid)? {
                 Ended::Exited(0) => read.map(|_| bytes),
+                _ => Err(io::Error::from_raw_os_error(libc::ECHILD)),
+            }
+        }
+    }
+}
+
+/// As [`in_child`], but this process never learns of it, nor does a program that it becomes: the work is done in a
+/// child of a silent child. Both have ended when this returns; `meanwhile` is done in this process.
+///
+/// # Errors
+/// As [`in_child`].
+pub fn in_silent_child<T>(
+    work: impl FnOnce() -> Vec<u8>,
+    meanwhile: impl FnOnce() -> T,
+) -> io::Result<(T, Vec<u8>)> {
+    let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match fork_silently()? {
+        Fork::Child => {
+            // What it holds is this process's affair: the work may wait for its being closed.
+            drop((from, meanwhile));
+            let Ok(forked) = fork() else { exit(1) };
+            let Fork::Parent(worker) = forked else {
+                // A caller that ignores SIGCHLD would have the worker's own children reaped under its hands.
+                super::signals::hold_all();
+                let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                let told =
+                    worked.is_ok_and(|bytes| io::Write::write_all(&mut File::from(to), &bytes).is_ok());
+                exit(i32::from(!told))
+            };
+            drop(to);
+            // ECHILD says that the kernel has reaped it; what it told is known by the pipe.
+            exit(i32::from(!matches!(wait_for(worker), Ok(Ended::Exited(0)) | Err(_))))
+        }
+        Fork::Parent(pid) => {
+            drop(to);
+            let done = meanwhile();
+            let mut bytes = Vec::new();
+            let read = io::Read::read_to_end(&mut File::from(from), &mut bytes);
+            match wait_for(pid)? {
+                Ended::Exited(0) => read.map(|_| (done, bytes)),
                 _ => Err(io::Error::from_raw_os_error(libc::ECHILD)),
             }
         }
@@ -238,6 +278,27 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 pub fn set_name(name: &CStr) {
     // SAFETY: PR_SET_NAME reads a NUL-terminated string; it cannot fail with a valid pointer.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Nothing of the caller stays: session, descriptors, working directory, signals, affinity.
+pub fn become_server(keep: &[BorrowedFd<'_>], name: &CStr) {
+    // None of these can fail in a way that matters: a server that keeps, say, its caller's working directory
+    // is ill-mannered, but right.
+    let _ = rustix::process::setsid();
+    let _ = close_all_but(keep);
+    let _ = rustix::process::chdir("/");
+    super::signals::reset_for_server();
+    set_name(name);
+    widen_affinity();
+    // Descriptors 0 to 2 must not become an image or a socket that some library writes messages to.
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+        if null.as_raw_fd() < 3 {
+            let _ = null.into_raw_fd();
+        }
+    }
 }
 
 /// Lets this process run on every processor of its cpuset, whatever affinity it inherited.

@@ -21,7 +21,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,6 +29,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+pub use crate::busybox::{busybox, busybox_tree};
 
 /// No command of a test takes this long; one that hangs is killed and fails its test.
 const WATCHDOG: Duration = Duration::from_secs(240);
@@ -84,6 +86,8 @@ pub enum Need {
     Strace,
     /// bubblewrap, another maker of containers.
     Bubblewrap,
+    /// The programs that map subordinate ids, and root to give the ordinary user some.
+    Newuidmap,
 }
 
 impl Need {
@@ -97,6 +101,7 @@ impl Need {
             Self::RequestTimeout => "request-timeout",
             Self::Strace => "strace",
             Self::Bubblewrap => "bubblewrap",
+            Self::Newuidmap => "newuidmap",
         }
     }
 
@@ -134,6 +139,14 @@ impl Need {
                 let status = as_user(&mut strace, user()).status();
                 let able = status.map_err(|e| format!("cannot run strace: {e}"))?.success();
                 able.then_some(()).ok_or_else(|| "tracing is not allowed".into())
+            }
+            Self::Newuidmap => {
+                Self::Root.probe()?;
+                let there = ["newuidmap", "newgidmap"].iter().all(|name| {
+                    fs::metadata(Path::new("/usr/bin").join(name))
+                        .is_ok_and(|facts| facts.mode() & 0o111 != 0)
+                });
+                there.then_some(()).ok_or_else(|| "no newuidmap (package uidmap)".into())
             }
             Self::Bubblewrap => {
                 let trial = ["--dev-bind", "/", "/", "--unshare-user", "true"];
@@ -300,7 +313,8 @@ impl Place {
     }
 
     /// A command of the ordinary user in the work directory, with a small and known environment. A server
-    /// leaves at once when its last container has (`SKIFF_LINGER=0`), unless the test says otherwise.
+    /// leaves at once when its last container has (`SKIFF_LINGER=0`), and subordinate ids, which one machine's
+    /// ordinary user has and another's lacks, are not used (`SKIFF_IGNORE_SUBUID=1`), unless the test says otherwise.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         self.prepare(&mut command);
@@ -318,6 +332,7 @@ impl Place {
             .env("LOGNAME", &user().name)
             .env("XDG_RUNTIME_DIR", self.runtime())
             .env("SKIFF_LINGER", "0")
+            .env("SKIFF_IGNORE_SUBUID", "1")
             .env(MARK, &self.directory)
             .current_dir(self.work(""))
             .stdin(Stdio::null());
@@ -500,52 +515,6 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// The machine's busybox, if it is linked statically, so that it runs in an empty root.
-pub fn busybox() -> Result<PathBuf, String> {
-    let places = ["/bin/busybox", "/usr/bin/busybox", "/usr/sbin/busybox", "/sbin/busybox"];
-    let found = places.iter().map(Path::new).find(|path| path.exists());
-    let path = found.ok_or("no busybox (package busybox-static, or busybox on Fedora)")?;
-    let program = fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    match wants_interpreter(&program) {
-        Some(false) => Ok(path.to_owned()),
-        _ => Err(format!("{} is not linked statically", path.display())),
-    }
-}
-
-/// Whether a 64-bit ELF program names a dynamic loader (a program header of type PT_INTERP, 3).
-fn wants_interpreter(program: &[u8]) -> Option<bool> {
-    let number = |at: usize, bytes: usize| {
-        let field = program.get(at..at + bytes)?;
-        Some(field.iter().rev().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte)))
-    };
-    let (start, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    let kinds = (0..count).map(|index| number(start + index * size, 4));
-    Some(kinds.collect::<Option<Vec<_>>>()?.contains(&3))
-}
-
-/// Makes a root file system of busybox and the usual directories: enough for `sh`, `ls`, `find`, `sha256sum`.
-/// The test has asked for [`Need::Busybox`].
-pub fn busybox_tree(root: &Path) {
-    let program = busybox().expect("the test has asked for busybox");
-    for directory in ["bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "usr", "var/tmp"] {
-        fs::create_dir_all(root.join(directory)).expect("a directory can be made");
-    }
-    fs::copy(&program, root.join("bin/busybox")).expect("busybox can be copied");
-    let applets = Command::new(&program).arg("--list").output().expect("busybox runs");
-    for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|name| *name != "busybox") {
-        symlink("busybox", root.join("bin").join(applet)).expect("a link can be made");
-    }
-    for (file, text) in [
-        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
-        ("etc/group", "root:x:0:\n"),
-        ("etc/hosts", ""),
-        ("etc/resolv.conf", ""),
-    ] {
-        fs::write(root.join(file), text).expect("a file can be written");
-    }
-    give(root);
 }
 
 /// Gives a whole tree to the ordinary user.

@@ -3,6 +3,8 @@
 
 mod build;
 mod build_definition;
+mod busybox;
+mod cache;
 mod compatibility;
 mod definition;
 mod demo;
@@ -23,5 +25,6 @@ mod process;
 mod reader;
 mod serve;
 mod sif;
+mod subids;
 mod unpacked;
 mod verbs;

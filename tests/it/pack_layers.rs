@@ -1,5 +1,8 @@
 //! A base and layers, packed: what the image shows is what the kernel's overlay showed.
 
+mod bases;
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,7 +18,7 @@ use super::harness::{Need, able};
 use super::reader::{File_, noise, open, read_image, scratch, try_xattr};
 
 fn options(threads: usize) -> PackOptions {
-    PackOptions { threads, time: Some(4_000_000_000), digest: true, ..PackOptions::default() }
+    PackOptions { threads, time: Some(i64::from(u32::MAX)), digest: true, ..PackOptions::default() }
 }
 
 fn try_pack(

@@ -298,7 +298,7 @@ fn read_file(image: &Squashfs, inode: &Inode) -> Vec<u8> {
     content
 }
 
-fn mksquashfs(tree: &Path, image: &Path, arguments: &str) {
+pub fn mksquashfs(tree: &Path, image: &Path, arguments: &str) {
     let done = Command::new("mksquashfs")
         .args([tree, image])
         .args(["-noappend", "-no-progress", "-quiet", "-processors", "2"])

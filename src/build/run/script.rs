@@ -24,7 +24,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::host::FAMILIES;
 use crate::launch::{self, step, step::Ended};
 use crate::plan::building::{labels_file, plan_inside, script_mount};
-use crate::plan::{RunPlan, Serving};
+use crate::plan::{RunPlan};
 
 /// Where a script stands inside.
 const INSIDE: &str = "/.post.script";
@@ -109,7 +109,7 @@ impl Runner<'_> {
         for warning in &plan.warnings {
             (self.build.tell)(super::Event::Warning(warning));
         }
-        let serving = Serving { root: plan.root.clone(), ids: plan.ids.clone(), serve: plan.serve.clone() };
+        let serving = plan.serving();
         let server = match &self.stage()?.base.file {
             Some(file) => launch::meet_server(&serving, file)?,
             None => None,

@@ -222,6 +222,7 @@ pub fn dry_run(path: &Path, args: &BuildArgs, global: &Global) -> Result<i32> {
     let ids = match building::ids(&host) {
         IdMap::Whole => "all ids, as root",
         IdMap::Root { .. } => "the caller's id as root; what needs others is written down",
+        IdMap::Subordinate { .. } => "the caller's id as root, and subordinate ids",
         IdMap::Caller { .. } => "the caller's id",
     };
     let mut text = String::new();

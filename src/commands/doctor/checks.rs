@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Check, State};
 use crate::host::Host;
+use crate::host::subordinate::{IdRange, Subordinate, Unusable};
 use crate::host::survey::{self, Directory};
 use crate::host::trial::{self, Refused, Step, Tried};
 use crate::remedies;
@@ -171,27 +172,39 @@ fn subordinate_ids(host: &Host) -> Check {
     if host.uid == 0 {
         return good(USEFUL, name, "not needed by root");
     }
-    let user = host.user().name.to_string_lossy().into_owned();
-    let count = |file| host.subordinate_ids(file).iter().map(|range| range.count).sum::<u64>();
-    let (users, groups) = (count("subuid"), count("subgid"));
-    if users == 0 || groups == 0 {
-        let file = if users == 0 { "/etc/subuid" } else { "/etc/subgid" };
-        return good(USEFUL, name, format!("none for {user} in {file}; a container has one id")).but(
-            State::Less,
-            format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"),
-        );
-    }
-    let found = format!("{users} user ids and {groups} group ids");
-    for program in ["newuidmap", "newgidmap"] {
-        let usable = host.program(program).is_some_and(|path| host.has_extra_rights(&path));
-        if !usable {
-            return good(USEFUL, name, format!("{found}, but no {program} with the right to map them")).but(
-                State::Less,
-                "install the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora, RHEL, SUSE: shadow)",
-            );
+    match host.subordinate() {
+        Ok(Subordinate { uids, gids, newuidmap, newgidmap }) => {
+            let count = |ranges: &[IdRange]| ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
+            let (users, groups) = (count(uids), count(gids));
+            let (newuidmap, newgidmap) = (newuidmap.display(), newgidmap.display());
+            good(
+                USEFUL,
+                name,
+                format!("{users} user ids and {groups} group ids, {newuidmap} and {newgidmap}"),
+            )
         }
+        Err(unusable) => good(USEFUL, name, format!("{unusable}; with --fakeroot a container has one id"))
+            .but(State::Less, mend_subordinate_ids(unusable)),
     }
-    good(USEFUL, name, format!("{found}, newuidmap and newgidmap"))
+}
+
+fn mend_subordinate_ids(unusable: &Unusable) -> String {
+    match unusable {
+        Unusable::Few { user, .. } => {
+            format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")
+        }
+        Unusable::NoProgram(_) => {
+            "install the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora, RHEL, SUSE: shadow)".into()
+        }
+        Unusable::NoRight(path) => {
+            format!("on a file system without nosuid: chmod u+s {}", path.display())
+        }
+        Unusable::NoNewPrivileges | Unusable::NotOutside(_) => {
+            "start skiff outside that container, or as its root".into()
+        }
+        Unusable::NoAccount(_) => "make the account known on this host (nsswitch.conf, sssd)".into(),
+        Unusable::OtherGroup { .. } => "start skiff with the primary group: newgrp".into(),
+    }
 }
 
 fn control_group(host: &Host) -> Check {

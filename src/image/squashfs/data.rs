@@ -23,7 +23,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The bit of a block size that says "stored uncompressed".
-const UNCOMPRESSED: u32 = 1 << 24;
+pub(super) const UNCOMPRESSED: u32 = 1 << 24;
 /// At most this many marks are kept for a file.
 const MARKS: u64 = 4096;
 
@@ -71,6 +71,11 @@ impl BlockList {
     pub fn new(list: (u64, usize), count: u64, data: u64) -> Self {
         let stride = (count / MARKS + 1).max(64);
         Self { count, start: Mark { list, data }, stride, marks: Mutex::new(Vec::new()) }
+    }
+
+    /// Where the first block lies.
+    pub fn data(&self) -> u64 {
+        self.start.data
     }
 
     /// Where the list begins.
@@ -133,6 +138,12 @@ pub struct Bytes {
 }
 
 impl Bytes {
+    /// All of a decoded block.
+    pub(super) fn all(buffer: Arc<Buffer>) -> Self {
+        let end = buffer.bytes.len();
+        Self { buffer, start: 0, end }
+    }
+
     /// The part from `start` to before `end`, cut at the end of these bytes.
     #[must_use]
     pub fn slice(&self, start: usize, end: usize) -> Self {
@@ -298,7 +309,7 @@ impl Squashfs {
             && self.fragment_entry(index).is_ok_and(|entry| self.data.has(&entry))
     }
 
-    fn blocks_of<'a>(&self, file: &'a Inode) -> Result<&'a FileData> {
+    pub(super) fn blocks_of<'a>(&self, file: &'a Inode) -> Result<&'a FileData> {
         match &file.content {
             Content::Regular(data) => Ok(data),
             _ => Err(Error::image(format!("inode {:#x} is not a regular file", file.reference.0))),
@@ -354,7 +365,7 @@ impl Squashfs {
     }
 
     /// Position and size word of a fragment block, from the fragment table: position u64, size u32, unused u32.
-    fn fragment_entry(&self, index: u32) -> Result<(u64, u32)> {
+    pub(super) fn fragment_entry(&self, index: u32) -> Result<(u64, u32)> {
         let Superblock { fragments, fragment_table, .. } = self.superblock;
         let table = fragment_table.filter(|_| index < fragments).ok_or_else(|| {
             Error::image(format!("fragment {index} does not exist, the image has {fragments}"))
@@ -365,7 +376,7 @@ impl Squashfs {
     }
 
     /// Reads and decodes the block at `position` that should have at most `room` bytes.
-    fn load_data(&self, position: u64, word: u32, room: usize) -> Result<(Arc<Buffer>, usize)> {
+    pub(super) fn load_data(&self, position: u64, word: u32, room: usize) -> Result<(Arc<Buffer>, usize)> {
         let wrong = |what: String| Error::image(format!("data block at {position:#x}: {what}"));
         let failed =
             |e| Error::new(Kind::Image, format!("cannot read data block at {position:#x}")).because(e);

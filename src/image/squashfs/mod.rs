@@ -20,6 +20,7 @@ mod data;
 mod dir;
 mod inode;
 mod meta;
+mod stored;
 mod superblock;
 mod walk;
 mod xattr;
@@ -28,6 +29,7 @@ pub use codec::Compressor;
 pub use data::{Block, Bytes, FileData};
 pub use dir::{DirEntry, Listing};
 pub use inode::{Content, FileKind, Inode, InodeRef};
+pub use stored::{StoredBlock, Tail};
 pub use superblock::{MAGIC, SUPERBLOCK_BYTES, Superblock};
 
 use crate::error::{Error, Kind, Result};
@@ -165,6 +167,11 @@ impl Squashfs {
             };
             Ok(Some((inode, step)))
         })
+    }
+
+    /// Whether any file may belong to another user or group than 0.
+    pub fn has_owners(&self) -> bool {
+        self.superblock.ids > 1 || self.id(0).map_or(true, |id| id != 0)
     }
 
     /// The user or group id with this index in the id table.

@@ -14,6 +14,7 @@ use super::*;
 use crate::cli::other::{OTHERS, OtherFlags};
 use crate::cli::run::RunArgs;
 use crate::cli::{Cli, Verb};
+use crate::host::subordinate::Subordinate;
 
 /// What the made-up host has besides the usual.
 const GOLDEN_HOST: &[&str] = &[
@@ -49,14 +50,16 @@ struct Case {
     name: &'static str,
     line: &'static str,
     variables: &'static [(&'static str, &'static str)],
+    /// The host has subordinate ids for the caller.
+    subordinate: bool,
 }
 
 const fn case(name: &'static str, line: &'static str) -> Case {
-    Case { name, line, variables: &[] }
+    Case { name, line, variables: &[], subordinate: false }
 }
 
 const fn by_variables(name: &'static str, variables: &'static [(&'static str, &'static str)]) -> Case {
-    Case { name, line: "exec a.sif true", variables }
+    Case { variables, ..case(name, "exec a.sif true") }
 }
 
 #[rustfmt::skip]
@@ -93,6 +96,8 @@ const CASES: &[Case] = &[
     case("network-none",       "exec --net --network none a.sif true"),
     case("fakeroot",           "exec --fakeroot a.sif true"),
     case("fakeroot-written",   "exec --fakeroot --writable-tmpfs a.sif true"),
+    Case { subordinate: true, ..case("subordinate-ids", "exec --fakeroot a.sif true") },
+    Case { subordinate: true, ..case("ignore-subuid",   "exec --fakeroot --ignore-subuid a.sif true") },
     case("userns",             "exec --userns a.sif true"),
     case("no-umask",           "exec --no-umask a.sif true"),
     case("add-caps",           "exec --add-caps CAP_NET_RAW,sys_ptrace a.sif true"),
@@ -118,6 +123,12 @@ const NO_GOLDEN: [&str; 2] = ["dry-run", "json"];
 fn golden_world(case: &Case) -> World {
     let mut world = world(GOLDEN_HOST, GOLDEN_IMAGE);
     world.host = world.host.with_environment(case.variables);
+    if case.subordinate {
+        let ranges = |first| vec![IdRange { first, count: 65_536 }, IdRange { first: 500_000, count: 10 }];
+        let (newuidmap, newgidmap) = ("/usr/bin/newuidmap".into(), "/usr/bin/newgidmap".into());
+        let found = Subordinate { uids: ranges(100_000), gids: ranges(200_000), newuidmap, newgidmap };
+        world.host.subordinate = std::cell::OnceCell::from(Ok(found));
+    }
     let line: Vec<OsString> =
         std::iter::once("skiff").chain(case.line.split_whitespace()).map(OsString::from).collect();
     let args = match Cli::of(&line).unwrap_or_else(|error| panic!("{}: {error}", case.line)).verb {
@@ -254,7 +265,7 @@ fn golden_plans_as_a_person_reads_them() {
              --add-caps net_raw,sys_ptrace --no-umask --bind /data/in:/data/in/below:ro --dns 192.0.2.1 a.sif true",
         ),
     ] {
-        let case = Case { name, line, variables: &[] };
+        let case = case(name, line);
         let plan = golden_world(&case).plan().unwrap_or_else(|error| panic!("{line}: {error}"));
         assert_eq!(compare(name, &explain::explain(&plan)), None, "meant? SKIFF_GOLDEN=write");
     }

@@ -1,0 +1,358 @@
+//! Which system calls are emulated, as a program for the kernel (seccomp(2)): a table for each way to make calls, and
+//! the jumps that it becomes.
+//!
+//! ```text
+//! architecture is A? ── no ─▶ next one, or: allow
+//!   number in A's table? ── no ─▶ allow            found by halving, so that few steps are taken; newer kernels
+//!     mknod: a device, but no whiteout? ── no ─▶ allow   remember what is always allowed and run nothing at all
+//!       emulate
+//! ```
+
+use crate::sys::notify::Instruction;
+
+/// An emulated call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Chown,
+    Lchown,
+    Fchown,
+    Fchownat,
+    Mknod,
+    Mknodat,
+    Setxattr,
+    Lsetxattr,
+    Fsetxattr,
+    Setxattrat,
+    Removexattr,
+    Lremovexattr,
+    Fremovexattr,
+    Removexattrat,
+    /// The rest sets ids and asks for them: of the user, of the group.
+    Set(Which, Set),
+    Get(Which, Get),
+    GetThree(Which),
+    Setgroups,
+    Getgroups,
+    Capset,
+}
+
+/// Whose ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    User,
+    Group,
+}
+
+/// How ids are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    /// setuid(2)
+    One,
+    /// setreuid(2)
+    Two,
+    /// setresuid(2)
+    Three,
+    /// setfsuid(2)
+    Files,
+}
+
+/// Which id is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Get {
+    Real,
+    Effective,
+}
+
+/// What the filter does with the calls of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The supervisor answers.
+    Ask,
+    /// Those that change something, other than an extended attribute, succeed and do nothing.
+    Pretend,
+}
+
+/// A way to make system calls: its `AUDIT_ARCH_…` (linux/audit.h), and the numbers of the emulated calls.
+struct Architecture {
+    audit: u32,
+    calls: &'static [(u32, Call)],
+}
+
+/// The ways that programs can take on this machine, the usual one first. Calls made in another way are let through.
+fn architectures(machine: &str) -> &'static [Architecture] {
+    match machine {
+        "x86_64" => &[
+            Architecture { audit: 0xC000_003E, calls: X86_64 },
+            Architecture { audit: 0x4000_0003, calls: I386 },
+        ],
+        "aarch64" => &[
+            Architecture { audit: 0xC000_00B7, calls: GENERIC },
+            Architecture { audit: 0x4000_0028, calls: ARM },
+        ],
+        "riscv64" => &[Architecture { audit: 0xC000_00F3, calls: GENERIC }],
+        _ => &[],
+    }
+}
+
+/// The call that a notification is about.
+pub fn call(audit: u32, number: i32) -> Option<Call> {
+    let all = architectures(std::env::consts::ARCH);
+    let known = all.iter().find(|architecture| architecture.audit == audit)?;
+    let number = u32::try_from(number).ok()?;
+    known.calls.binary_search_by_key(&number, |(number, _)| *number).ok().map(|place| known.calls[place].1)
+}
+
+const SETUID: Call = Call::Set(Which::User, Set::One);
+const SETGID: Call = Call::Set(Which::Group, Set::One);
+const SETREUID: Call = Call::Set(Which::User, Set::Two);
+const SETREGID: Call = Call::Set(Which::Group, Set::Two);
+const SETRESUID: Call = Call::Set(Which::User, Set::Three);
+const SETRESGID: Call = Call::Set(Which::Group, Set::Three);
+const SETFSUID: Call = Call::Set(Which::User, Set::Files);
+const SETFSGID: Call = Call::Set(Which::Group, Set::Files);
+const GETUID: Call = Call::Get(Which::User, Get::Real);
+const GETGID: Call = Call::Get(Which::Group, Get::Real);
+const GETEUID: Call = Call::Get(Which::User, Get::Effective);
+const GETEGID: Call = Call::Get(Which::Group, Get::Effective);
+const GETRESUID: Call = Call::GetThree(Which::User);
+const GETRESGID: Call = Call::GetThree(Which::Group);
+
+/// Numbers ascend in every table.
+const X86_64: &[(u32, Call)] = &[
+    (92, Call::Chown),
+    (93, Call::Fchown),
+    (94, Call::Lchown),
+    (102, GETUID),
+    (104, GETGID),
+    (105, SETUID),
+    (106, SETGID),
+    (107, GETEUID),
+    (108, GETEGID),
+    (113, SETREUID),
+    (114, SETREGID),
+    (115, Call::Getgroups),
+    (116, Call::Setgroups),
+    (117, SETRESUID),
+    (118, GETRESUID),
+    (119, SETRESGID),
+    (120, GETRESGID),
+    (122, SETFSUID),
+    (123, SETFSGID),
+    (126, Call::Capset),
+    (133, Call::Mknod),
+    (188, Call::Setxattr),
+    (189, Call::Lsetxattr),
+    (190, Call::Fsetxattr),
+    (197, Call::Removexattr),
+    (198, Call::Lremovexattr),
+    (199, Call::Fremovexattr),
+    (259, Call::Mknodat),
+    (260, Call::Fchownat),
+    (463, Call::Setxattrat),
+    (466, Call::Removexattrat),
+];
+
+/// Those without 32-bit ids (chown, setuid, ...) are let through: no C library of this century uses them.
+const I386: &[(u32, Call)] = &[
+    (14, Call::Mknod),
+    (185, Call::Capset),
+    (198, Call::Lchown),
+    (199, GETUID),
+    (200, GETGID),
+    (201, GETEUID),
+    (202, GETEGID),
+    (203, SETREUID),
+    (204, SETREGID),
+    (205, Call::Getgroups),
+    (206, Call::Setgroups),
+    (207, Call::Fchown),
+    (208, SETRESUID),
+    (209, GETRESUID),
+    (210, SETRESGID),
+    (211, GETRESGID),
+    (212, Call::Chown),
+    (213, SETUID),
+    (214, SETGID),
+    (215, SETFSUID),
+    (216, SETFSGID),
+    (226, Call::Setxattr),
+    (227, Call::Lsetxattr),
+    (228, Call::Fsetxattr),
+    (235, Call::Removexattr),
+    (236, Call::Lremovexattr),
+    (237, Call::Fremovexattr),
+    (297, Call::Mknodat),
+    (298, Call::Fchownat),
+    (463, Call::Setxattrat),
+    (466, Call::Removexattrat),
+];
+
+/// 64-bit processors that Linux came to late (asm-generic/unistd.h): without the calls that newer ones replaced.
+const GENERIC: &[(u32, Call)] = &[
+    (5, Call::Setxattr),
+    (6, Call::Lsetxattr),
+    (7, Call::Fsetxattr),
+    (14, Call::Removexattr),
+    (15, Call::Lremovexattr),
+    (16, Call::Fremovexattr),
+    (33, Call::Mknodat),
+    (54, Call::Fchownat),
+    (55, Call::Fchown),
+    (91, Call::Capset),
+    (143, SETREGID),
+    (144, SETGID),
+    (145, SETREUID),
+    (146, SETUID),
+    (147, SETRESUID),
+    (148, GETRESUID),
+    (149, SETRESGID),
+    (150, GETRESGID),
+    (151, SETFSUID),
+    (152, SETFSGID),
+    (158, Call::Getgroups),
+    (159, Call::Setgroups),
+    (174, GETUID),
+    (175, GETEUID),
+    (176, GETGID),
+    (177, GETEGID),
+    (463, Call::Setxattrat),
+    (466, Call::Removexattrat),
+];
+
+/// As I386 but for the last ones.
+const ARM: &[(u32, Call)] = &[
+    (14, Call::Mknod),
+    (185, Call::Capset),
+    (198, Call::Lchown),
+    (199, GETUID),
+    (200, GETGID),
+    (201, GETEUID),
+    (202, GETEGID),
+    (203, SETREUID),
+    (204, SETREGID),
+    (205, Call::Getgroups),
+    (206, Call::Setgroups),
+    (207, Call::Fchown),
+    (208, SETRESUID),
+    (209, GETRESUID),
+    (210, SETRESGID),
+    (211, GETRESGID),
+    (212, Call::Chown),
+    (213, SETUID),
+    (214, SETGID),
+    (215, SETFSUID),
+    (216, SETFSGID),
+    (226, Call::Setxattr),
+    (227, Call::Lsetxattr),
+    (228, Call::Fsetxattr),
+    (235, Call::Removexattr),
+    (236, Call::Lremovexattr),
+    (237, Call::Fremovexattr),
+    (324, Call::Mknodat),
+    (325, Call::Fchownat),
+    (463, Call::Setxattrat),
+    (466, Call::Removexattrat),
+];
+
+/// The program; none for a machine that is not in the tables.
+pub fn program(machine: &str, action: Action) -> Option<Vec<Instruction>> {
+    let architectures = architectures(machine);
+    if architectures.is_empty() {
+        return None;
+    }
+    let mut program = vec![load(ARCHITECTURE)];
+    for Architecture { audit, calls } in architectures {
+        let calls: Vec<_> = calls.iter().copied().filter(|(_, call)| concerns(action, *call)).collect();
+        let body = search(&calls, action);
+        // A long jump: the body may be longer than a condition can skip.
+        program.extend([condition(JUMP_EQUAL, *audit, 1, 0), jump(body.len() as u32 + 1), load(NUMBER)]);
+        program.extend(body);
+    }
+    program.push(give(ALLOW));
+    Some(program)
+}
+
+fn concerns(action: Action, call: Call) -> bool {
+    use Call::{Chown, Fchown, Fchownat, Lchown, Mknod, Mknodat, Set, Setgroups};
+    let pretended =
+        matches!(call, Chown | Lchown | Fchown | Fchownat | Mknod | Mknodat | Set(..) | Setgroups);
+    action == Action::Ask || pretended
+}
+
+/// So many numbers are compared one after the other.
+const FEW: usize = 3;
+
+/// Instructions that give something for every number, which is loaded.
+fn search(calls: &[(u32, Call)], action: Action) -> Vec<Instruction> {
+    if calls.len() > FEW {
+        let (low, high) = calls.split_at(calls.len() / 2);
+        let (smallest, low, high) = (high[0].0, search(low, action), search(high, action));
+        let start = [condition(JUMP_NOT_LESS, smallest, 0, 1), jump(low.len() as u32)];
+        return start.into_iter().chain(low).chain(high).collect();
+    }
+    let mut all = Vec::new();
+    for (number, call) in calls {
+        let found = found(*call, action);
+        all.push(condition(JUMP_EQUAL, *number, 0, found.len() as u8));
+        all.extend(found);
+    }
+    all.push(give(ALLOW));
+    all
+}
+
+/// What happens with a call of the table.
+fn found(call: Call, action: Action) -> Vec<Instruction> {
+    let action = match action {
+        Action::Ask => libc::SECCOMP_RET_USER_NOTIF,
+        Action::Pretend => libc::SECCOMP_RET_ERRNO,
+    };
+    let mode = match call {
+        Call::Mknod => 1,
+        Call::Mknodat => 2,
+        _ => return vec![give(action)],
+    };
+    vec![
+        load(argument(mode)),
+        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, libc::S_IFMT),
+        condition(JUMP_EQUAL, libc::S_IFBLK, 3, 0),
+        condition(JUMP_EQUAL, libc::S_IFCHR, 0, 3),
+        // A character device 0:0 is the mark of an overlay for what was removed, which users may make (5.8).
+        load(argument(mode + 1)),
+        condition(JUMP_EQUAL, 0, 1, 0),
+        give(action),
+        give(ALLOW),
+    ]
+}
+
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+/// Places in `struct seccomp_data`; of an argument, the lower half (all machines of the tables are little-endian).
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+
+fn argument(index: u32) -> u32 {
+    16 + 8 * index
+}
+
+const JUMP_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const JUMP_NOT_LESS: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+
+fn load(place: u32) -> Instruction {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, place)
+}
+
+fn condition(code: u32, constant: u32, met: u8, unmet: u8) -> Instruction {
+    instruction(code, met, unmet, constant)
+}
+
+fn jump(distance: u32) -> Instruction {
+    instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, distance)
+}
+
+fn give(action: u32) -> Instruction {
+    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, action)
+}
+
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> Instruction {
+    Instruction { code: code as u16, jt, jf, k }
+}
