@@ -212,19 +212,10 @@ fn ten_megabytes_of_definition_are_read() {
 }
 
 #[test]
-fn building_from_a_definition_is_refused_in_a_sentence() {
+fn a_definition_is_looked_through_with_the_images_name_before_it() {
     let place = Place::new("definition-build");
     place.write("a.def", "# a comment\nbootstrap: scratch\n");
-    for words in [&["build", "a.sif", "a.def"][..], &["build", "--sandbox", "a", "a.def"]] {
-        let error = place.run(words).fails(255);
-        assert_eq!(
-            error,
-            "skiff: cannot build from \"a.def\": building from definitions is not there yet\n\
-             hint: skiff build --check a.def looks it through; make its root file system as a directory and pack \
-             that: skiff build IMAGE DIRECTORY\n"
-        );
-    }
-    // With an image's name before it, as the build will be called.
+    // As the build is called.
     assert!(place.run(["build", "--check", "a.sif", "a.def"]).status.success());
     assert!(!place.work("a.sif").exists());
 }
