@@ -20,6 +20,7 @@ mod old_kernels;
 mod pack;
 mod process;
 mod reader;
+mod sbom;
 mod serve;
 mod sif;
 mod unpacked;
