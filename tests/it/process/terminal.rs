@@ -11,7 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use super::*;
 
 /// A shell at a terminal.
-struct Terminal {
+pub struct Terminal {
     shell: Child,
     master: fs::File,
     said: String,
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Terminal {
     /// A bash of the host at a new terminal, without echo and prompt.
-    fn new(place: &Place) -> Self {
+    pub fn new(place: &Place) -> Self {
         let pty = nix::pty::openpty(None, None).expect("a terminal can be made");
         for end in [&pty.master, &pty.slave] {
             rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).expect("a descriptor can be marked");
@@ -46,42 +46,49 @@ impl Terminal {
         terminal
     }
 
-    fn press(&mut self, keys: &str) {
+    pub fn press(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("the terminal takes keys");
     }
 
-    fn line(&mut self, line: &str) {
+    pub fn line(&mut self, line: &str) {
         self.press(&format!("{line}\n"));
     }
 
     /// Waits until `text` has been said, and forgets what was said until then.
-    fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
+        self.expect_one_of(&[text]);
+    }
+
+    /// Waits until one of `texts` has been said, forgets what was said until then, and gives its place in the list.
+    pub fn expect_one_of(&mut self, texts: &[&str]) -> usize {
         let end = Instant::now() + PATIENCE;
         loop {
-            if let Some(at) = self.said.find(text) {
-                self.said.drain(..at + text.len());
-                return;
+            for (place, text) in texts.iter().enumerate() {
+                if let Some(at) = self.said.find(text) {
+                    self.said.drain(..at + text.len());
+                    return place;
+                }
             }
             let left = end.saturating_duration_since(Instant::now());
             let limit = Timespec::try_from(left).expect("a short time");
             let mut ready = [PollFd::new(&self.master, PollFlags::IN)];
             let count = rustix::event::poll(&mut ready, Some(&limit)).expect("a terminal can be watched");
-            assert!(count > 0, "the terminal never said {text:?}, but {:?}", self.said);
+            assert!(count > 0, "the terminal never said {texts:?}, but {:?}", self.said);
             let mut bytes = [0; 4096];
             // EIO when the last program at the terminal has ended.
             let count = self.master.read(&mut bytes).unwrap_or(0);
-            assert!(count > 0, "the terminal is gone before it said {text:?}; it said {:?}", self.said);
+            assert!(count > 0, "the terminal is gone before it said {texts:?}; it said {:?}", self.said);
             self.said.push_str(&String::from_utf8_lossy(&bytes[..count]));
         }
     }
 
     /// What the shell says the last command's status was.
-    fn expect_status(&mut self, status: i32) {
+    pub fn expect_status(&mut self, status: i32) {
         self.line("echo sta''tus $?.");
         self.expect(&format!("status {status}.\r\n"));
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.line("exit 0");
         let status = self.shell.wait().expect("a child can be waited for");
         assert!(status.success(), "{status}: {:?}", self.said);
@@ -96,9 +103,9 @@ impl Drop for Terminal {
     }
 }
 
-const CTRL_C: &str = "\x03";
-const CTRL_D: &str = "\x04";
-const CTRL_Z: &str = "\x1a";
+pub const CTRL_C: &str = "\x03";
+pub const CTRL_D: &str = "\x04";
+pub const CTRL_Z: &str = "\x1a";
 const CTRL_BACKSLASH: &str = "\x1c";
 
 /// A terminal for each way to run a program, with the flags of that way in `$flags`.
