@@ -23,6 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Terminal {
     /// A bash of the host at a new terminal, without echo and prompt.
     pub fn new(place: &Place) -> Self {
+        let bash = ["bash", "--noediting", "--norc", "--noprofile", "-i"];
+        let mut terminal =
+            Self::of(place, |command| command.args(bash).env("PS1", "").env("PS2", "").env("TERM", "dumb"));
+        terminal.line("bind 2>/dev/null; PS1=; echo rea''dy");
+        terminal.expect("ready\r\n");
+        terminal
+    }
+
+    /// A program at a new terminal without echo, as the leader of its session.
+    fn of(place: &Place, program: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let pty = nix::pty::openpty(None, None).expect("a terminal can be made");
         for end in [&pty.master, &pty.slave] {
             rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).expect("a descriptor can be marked");
@@ -37,13 +47,9 @@ impl Terminal {
             nix::unistd::fchown(&pty.slave, Some(uid), None).expect("a terminal can be given away");
         }
         let mut command = place.command("setsid");
-        command.args(["--ctty", "bash", "--noediting", "--norc", "--noprofile", "-i"]);
-        command.env("PS1", "").env("PS2", "").env("TERM", "dumb").env("skiff", skiff_binary());
+        program(command.arg("--ctty")).env("skiff", skiff_binary());
         let shell = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("setsid starts");
-        let mut terminal = Self { shell, master: OwnedFd::into(pty.master), said: String::new() };
-        terminal.line("bind 2>/dev/null; PS1=; echo rea''dy");
-        terminal.expect("ready\r\n");
-        terminal
+        Self { shell, master: OwnedFd::into(pty.master), said: String::new() }
     }
 
     pub fn press(&mut self, keys: &str) {
@@ -238,4 +244,25 @@ fn a_shell_in_the_container_has_job_control_of_its_own() {
         // The host's shell has the terminal back.
         terminal.expect_status(6);
     });
+}
+
+#[test]
+fn a_terminal_that_is_hung_up_is_heard_of_by_the_program() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("terminal-hangup");
+    place.busybox_image();
+    let script = "trap 'echo hung up >said; exit 3' HUP; echo here; while :; do sleep 0.02; done";
+    for flags in WAYS {
+        // The kernel tells the leader of the session alone, as where ssh starts it.
+        let words = [&["exec"], flags, &["busybox.sif", "sh", "-c", script]].concat();
+        let mut terminal = Terminal::of(&place, |command| command.arg(skiff_binary()).args(words));
+        terminal.expect("here\r\n");
+        let null = fs::File::open("/dev/null").expect("/dev/null can be opened");
+        drop(std::mem::replace(&mut terminal.master, null));
+        assert_eq!(terminal.shell.wait().expect("it ends").code(), Some(3), "{flags:?}");
+        assert_eq!(fs::read_to_string(place.work("said")).expect("it said something"), "hung up\n");
+        fs::remove_file(place.work("said")).expect("a file can be removed");
+    }
 }
