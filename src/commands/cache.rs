@@ -125,7 +125,7 @@ fn age(seconds: i64) -> String {
 /// What made an entry, on one line and without what could steer a terminal.
 fn what(entry: &Listed, about: &About) -> String {
     let made = &about.made;
-    let section = if about.kind == Kind::Layer { format!("%{}", made.section) } else { made.section.clone() };
+    let section = &made.section;
     let stage = if made.stage.is_empty() { String::new() } else { format!(" [{}]", made.stage) };
     let line = if made.line.is_empty() { String::new() } else { format!(": {}", made.line.trim()) };
     let gone = if entry.reachable { "" } else { " (what it stands on is gone)" };
