@@ -418,7 +418,7 @@ fn with_entries(place: &Place) -> PathBuf {
     let base =
         cache.keep_image(&key(1), &place.write("base", vec![1; 100_000]), &made("Bootstrap")).expect("kept");
     for number in 2..4 {
-        let made = Made { parent: Some(base.instance()), ..made("post") };
+        let made = Made { parent: Some(base.instance()), ..made("%post") };
         drop(
             cache
                 .keep_layer(&key(number), &layer(&place.work(number.to_string()), "x"), &made)

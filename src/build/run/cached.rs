@@ -321,6 +321,11 @@ impl Runner<'_> {
             What::Run { by, text, .. } if step.section != "%setup" && step.section != "%pre" => {
                 let mut needs = Needs { by: by.clone(), text: text.clone(), ..Needs::default() };
                 if step.section == "%test" {
+                    needs.by.push_str(if self.build.options.flags.writable_tmpfs {
+                        " in memory"
+                    } else {
+                        ""
+                    });
                     needs.copied.push(("files of the image".to_owned(), digest_of_written(stage)?));
                 }
                 Some(needs)
