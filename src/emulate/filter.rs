@@ -8,6 +8,7 @@
 //!       emulate
 //! ```
 
+use super::Scope;
 use crate::sys::notify::Instruction;
 
 /// An emulated call.
@@ -255,14 +256,15 @@ const ARM: &[(u32, Call)] = &[
 ];
 
 /// The program; none for a machine that is not in the tables.
-pub fn program(machine: &str, action: Action) -> Option<Vec<Instruction>> {
+pub fn program(machine: &str, scope: Scope, action: Action) -> Option<Vec<Instruction>> {
     let architectures = architectures(machine);
     if architectures.is_empty() {
         return None;
     }
     let mut program = vec![load(ARCHITECTURE)];
     for Architecture { audit, calls } in architectures {
-        let calls: Vec<_> = calls.iter().copied().filter(|(_, call)| concerns(action, *call)).collect();
+        let calls: Vec<_> =
+            calls.iter().copied().filter(|(_, call)| concerns(scope, action, *call)).collect();
         let body = search(&calls, action);
         // A long jump: the body may be longer than a condition can skip.
         program.extend([condition(JUMP_EQUAL, *audit, 1, 0), jump(body.len() as u32 + 1), load(NUMBER)]);
@@ -272,11 +274,14 @@ pub fn program(machine: &str, action: Action) -> Option<Vec<Instruction>> {
     Some(program)
 }
 
-fn concerns(action: Action, call: Call) -> bool {
+fn concerns(scope: Scope, action: Action, call: Call) -> bool {
     use Call::{Chown, Fchown, Fchownat, Lchown, Mknod, Mknodat, Set, Setgroups};
     let pretended =
         matches!(call, Chown | Lchown | Fchown | Fchownat | Mknod | Mknodat | Set(..) | Setgroups);
-    action == Action::Ask || pretended
+    match scope {
+        Scope::Root => action == Action::Ask || pretended,
+        Scope::Devices => matches!(call, Mknod | Mknodat),
+    }
 }
 
 /// So many numbers are compared one after the other.

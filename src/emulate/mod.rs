@@ -46,6 +46,15 @@ use crate::sys::{features, notify};
 use filter::Action;
 use target::View;
 
+/// What is emulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All that one mapped id does not allow.
+    Root,
+    /// Making device nodes, which no user namespace allows.
+    Devices,
+}
+
 /// How well root is emulated.
 #[derive(Debug)]
 pub enum Emulation {
@@ -76,26 +85,26 @@ impl Emulation {
 }
 
 /// Emulates root for the program that this process executes next, and for all that it starts.
-pub fn begin() -> Emulation {
-    match begin_fully() {
+pub fn begin(scope: Scope) -> Emulation {
+    match begin_fully(scope) {
         Ok(()) => Emulation::Full,
-        Err(why) => match pretend() {
+        Err(why) => match pretend(scope) {
             Ok(()) => Emulation::Pretended(why),
             Err(last) => Emulation::None(why, last),
         },
     }
 }
 
-fn pretend() -> Result<()> {
+fn pretend(scope: Scope) -> Result<()> {
     let trying = || "cannot install a filter of system calls";
-    let program = filter::program(std::env::consts::ARCH, Action::Pretend)
+    let program = filter::program(std::env::consts::ARCH, scope, Action::Pretend)
         .ok_or_else(|| Error::host(format!("{}: the processor is not known", trying())))?;
     notify::install(&program).map_err(|error| Error::host(trying()).because(error))
 }
 
-fn begin_fully() -> Result<()> {
+fn begin_fully(scope: Scope) -> Result<()> {
     let trying = || "cannot answer system calls in place of the kernel";
-    let program = filter::program(std::env::consts::ARCH, Action::Ask)
+    let program = filter::program(std::env::consts::ARCH, scope, Action::Ask)
         .ok_or_else(|| Error::host(format!("{}: the processor is not known", trying())))?;
     // Before, a listener is not told that nobody is left.
     if features::kernel_version() < (5, 9) || !features::has_seccomp_notification() {

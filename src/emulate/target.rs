@@ -284,13 +284,16 @@ impl Target<'_> {
         Ok((parent, name))
     }
 
-    /// Its file mode creation mask.
-    pub fn mask(&self) -> Outcome<u32> {
+    /// Its file mode creation mask, and the user that it truly acts as.
+    pub fn mask_and_user(&self) -> Outcome<(u32, u32)> {
         let status = std::fs::read_to_string(format!("{}/status", self.thread())).map_err(|_| Errno::SRCH)?;
         self.still_waits()?;
         let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
         // The kernel says it since 4.7.
-        Ok(mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022))
+        let mask = mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022);
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let user = ids.and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok());
+        Ok((mask, user.unwrap_or(u32::MAX)))
     }
 }
 

@@ -11,9 +11,9 @@ use rustix::fs::{Advice, Mode, OFlags};
 use rustix::thread::CapabilitySet;
 
 use super::diagnose;
-use crate::emulate;
+use crate::emulate::{self, Scope};
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Capabilities, ContainerPath, Process};
+use crate::plan::{Capabilities, ContainerPath, Emulated, Process};
 use crate::sys::{process, signals};
 
 /// Where programs are searched when the environment has no PATH, as execvp(3) does.
@@ -40,9 +40,11 @@ pub fn become_program(plan: &Process) -> Result<Infallible> {
     }))?;
     let path = plan.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
-    if plan.emulates_root {
-        // Last: it holds for all that this process does from here on. Less than all is no failure.
-        emulate::begin().tell();
+    // Last: it holds for all that this process does from here on. Less than all is no failure.
+    match plan.emulates {
+        Emulated::Nothing => {}
+        Emulated::Devices => emulate::begin(Scope::Devices).tell(),
+        Emulated::Root => emulate::begin(Scope::Root).tell(),
     }
     let error = search(name, path, &argv, &env);
     Err(diagnose::explain(name, path, error))

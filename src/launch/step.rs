@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rootfs::{self, Lower};
 use super::{Server, namespaces, request};
-use crate::emulate;
+use crate::emulate::{self, Scope};
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, Root, RunPlan};
 use crate::serve::{self, Meeting};
@@ -68,10 +68,12 @@ pub fn beside(
     })?)
 }
 
-/// Emulates root for the programs that this process starts, where one id is all that is mapped: in work beside a root.
+/// Emulates what the ids do not allow, for the programs that this process starts: in work beside a root.
 pub fn emulate_root(ids: &IdMap) {
-    if matches!(ids, IdMap::Root { .. }) {
-        emulate::begin().tell();
+    match ids {
+        IdMap::Root { .. } => emulate::begin(Scope::Root).tell(),
+        IdMap::Subordinate { .. } => emulate::begin(Scope::Devices).tell(),
+        IdMap::Caller { .. } | IdMap::Whole => {}
     }
 }
 

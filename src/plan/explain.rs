@@ -15,7 +15,8 @@ use std::path::Path;
 
 use super::namespaces::capability_name;
 use super::{
-    Because, IdMap, IdRange, MountKind, Namespaces, Process, Processes, Root, RunPlan, TargetKind, Writes,
+    Because, Emulated, IdMap, IdRange, MountKind, Namespaces, Process, Processes, Root, RunPlan, TargetKind,
+    Writes,
 };
 
 /// The plan as a person reads it.
@@ -44,8 +45,10 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
         writeln!(out, "         under {}", layer.0.display())?;
     }
     write_ids(out, plan)?;
-    if plan.process.emulates_root {
-        writeln!(out, "root     emulated: owners, devices and other ids are recorded")?;
+    match plan.process.emulates {
+        Emulated::Nothing => {}
+        Emulated::Devices => writeln!(out, "root     devices that it makes are recorded")?,
+        Emulated::Root => writeln!(out, "root     emulated: owners, devices and other ids are recorded")?,
     }
     write_own(out, plan)?;
     writeln!(

@@ -345,8 +345,20 @@ pub struct Process {
     pub umask: Option<u32>,
     /// Its capabilities.
     pub capabilities: Capabilities,
-    /// Whether changes of owner, device nodes and other ids, which one mapped id does not allow, are recorded instead.
-    pub emulates_root: bool,
+    /// What is recorded, where the kernel does not allow it to a user.
+    pub emulates: Emulated,
+}
+
+/// What a program asks for as root and is recorded instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Emulated {
+    /// Nothing.
+    Nothing,
+    /// Device nodes, which no user namespace allows.
+    Devices,
+    /// Changes of owner, device nodes and other ids, which one mapped id does not allow.
+    Root,
 }
 
 /// How the image is served.
@@ -459,7 +471,11 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
             cwd: cwd.into_iter().map(ContainerPath).collect(),
             umask: asked.no_umask.then_some(0o022),
             capabilities: namespaces::plan_capabilities(&asked, &ids)?,
-            emulates_root: matches!(ids, IdMap::Root { .. }),
+            emulates: match ids {
+                IdMap::Root { .. } => Emulated::Root,
+                IdMap::Subordinate { .. } => Emulated::Devices,
+                IdMap::Caller { .. } | IdMap::Whole => Emulated::Nothing,
+            },
         },
         ids,
         one_id_because,

@@ -9,12 +9,36 @@ use std::process::Command;
 use super::Order;
 use crate::error::{Context, Error, Kind, Result};
 use crate::launch::step;
+use crate::plan::IdMap;
 
 /// Where Debian keeps what is newest.
 const DEBIAN: &str = "http://deb.debian.org/debian";
 const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
 /// Debian's keys, by which it is told that a suite is Ubuntu's.
 const UBUNTU_SCRIPT: &str = "/usr/share/debootstrap/scripts/gutsy";
+
+/// mmdebstrap makes and mounts devices in ways that fail in a user namespace (a devpts of the user 5, for one). So it
+/// leaves them to these: the host's are shown while packages are set up, and at the end there are nodes as it makes
+/// them for root.
+const DEVICES_BY_HOOKS: [&str; 3] = [
+    "--skip=chroot/mount/dev",
+    r#"--extract-hook=set -e; cd "$1/dev"; mkdir -p pts shm; chmod 755 pts shm
+    ln -sf /proc/self/fd fd; for n in 0,stdin 1,stdout 2,stderr; do ln -sf "/proc/self/fd/${n%,*}" "${n#*,}"; done
+    for d in null zero full random urandom tty; do : >$d; mount --bind /dev/$d $d; done
+    ln -sf pts/ptmx ptmx; mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts pts"#,
+    r#"--customize-hook=set -e; cd "$1/dev"; umount pts; rm ptmx
+    for d in null zero full random urandom tty; do umount $d; rm $d; done
+    while read name major minor; do mknod -m 666 $name c $major $minor; done <<NODES
+console 5 1
+full 1 7
+null 1 3
+ptmx 5 2
+random 1 8
+tty 5 0
+urandom 1 9
+zero 1 5
+NODES"#,
+];
 
 /// A program with its arguments.
 struct Call {
@@ -108,6 +132,9 @@ fn debootstrap(order: &Order<'_>) -> Result<Call> {
             arguments.push(format!("--components={}", components.replace(' ', ",")));
         }
         arguments.extend(mirror.plain.iter().map(|option| format!("--aptopt={option}")));
+        if !matches!(order.ids, IdMap::Whole) {
+            arguments.extend(DEVICES_BY_HOOKS.map(str::to_owned));
+        }
         // The directory is there, and empty.
         arguments.extend(["--skip=check/empty".to_owned(), suite.to_owned(), target, mirror.url]);
     } else {
