@@ -61,7 +61,7 @@ pub fn compress_jobs(
     Ok(())
 }
 
-/// What is copied at a time: so much by the kernel, which looks for signals only, and by reading and writing.
+/// How much is copied at a time by the kernel, and by reading and writing. In between the user may cancel.
 const KERNEL_PIECE: u64 = 16 << 20;
 const PIECE: u64 = 1 << 20;
 
