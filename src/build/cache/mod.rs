@@ -67,13 +67,16 @@ const ABOUT_LIMIT: u64 = 64 << 10;
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # Layers of skiff's builds. 'skiff cache list' shows them, 'skiff cache clean' removes them.\n";
 
+type RemoveTree = dyn Fn(&Path) -> io::Result<()> + Send + Sync;
+type CopyTree = dyn Fn(&Path, &Path) -> io::Result<()> + Send + Sync;
+
 /// How trees are removed and copied. Layers may hold files of subordinate ids, which only a process in a user
 /// namespace that maps them can remove: whoever knows of such ids brings ways of his own.
 pub struct Trees {
     /// Removes a tree.
-    pub remove: Box<dyn Fn(&Path) -> io::Result<()> + Send + Sync>,
+    pub remove: Box<RemoveTree>,
     /// Copies a tree to a name that is not there yet, with everything that [`copy_tree`] keeps.
-    pub copy: Box<dyn Fn(&Path, &Path) -> io::Result<()> + Send + Sync>,
+    pub copy: Box<CopyTree>,
 }
 
 impl Default for Trees {

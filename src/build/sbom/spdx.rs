@@ -161,13 +161,8 @@ fn id(package: &Package) -> String {
     let readable = |text: &str| -> String {
         text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).take(60).collect()
     };
-    let mut hash = Sha256::new();
-    // Two that differ in anything at all are two; a length before each field keeps them apart.
-    for part in [format!("{package:?}")] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    let digest = Digest::of(hash.finalize().into()).to_string();
+    // Two that differ in anything at all are two.
+    let digest = Digest::of(Sha256::digest(format!("{package:?}")).into()).to_string();
     format!("SPDXRef-Package-{}-{}-{}", package.kind, readable(&package.name), &digest[..16])
 }
 
