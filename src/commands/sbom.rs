@@ -44,6 +44,10 @@ fn created(image: &Image) -> Result<i64> {
     }
     match &image.sif {
         Some(sif) => Ok(sif.header.created),
-        None => image.file.metadata().map(|status| status.mtime()).tried(|| format!("cannot look at {:?}", image.path)),
+        None => image
+            .file
+            .metadata()
+            .map(|status| status.mtime())
+            .tried(|| format!("cannot look at {:?}", image.path)),
     }
 }

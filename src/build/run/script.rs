@@ -23,8 +23,8 @@ use crate::build::plan::{Step, What};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::FAMILIES;
 use crate::launch::{self, step, step::Ended};
+use crate::plan::RunPlan;
 use crate::plan::building::{labels_file, plan_inside, script_mount};
-use crate::plan::{RunPlan};
 
 /// Where a script stands inside.
 const INSIDE: &str = "/.post.script";

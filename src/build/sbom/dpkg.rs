@@ -95,9 +95,8 @@ fn licence_of(look: &Look<'_>, name: &str) -> Found {
     }
     let text = String::from_utf8_lossy(&bytes);
     // Paragraphs without files give the texts of the licences.
-    let all = paragraphs(&text, &["Files", "License", "Format"]).filter(|fields| {
-        !fields.get("Files").is_empty() || !fields.get("Format").is_empty()
-    });
+    let all = paragraphs(&text, &["Files", "License", "Format"])
+        .filter(|fields| !fields.get("Files").is_empty() || !fields.get("Format").is_empty());
     let names: BTreeSet<String> = all
         .filter_map(|fields| fields.get("License").lines().next().map(|line| line.trim().to_owned()))
         .filter(|name| !name.is_empty())

@@ -17,7 +17,10 @@ impl Fields {
 
     /// The values of a field that may be there more than once.
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -71,12 +74,24 @@ pub(super) fn shortened(text: &str) -> String {
 pub(super) fn party(text: &str) -> String {
     // What a group calls itself: people are called otherwise.
     const GROUPS: [&str; 12] = [
-        "team", "developer", "group", "maintainer", "project", "list", "inc", "packag", "foundation", "authors",
-        "community", "linux",
+        "team",
+        "developer",
+        "group",
+        "maintainer",
+        "project",
+        "list",
+        "inc",
+        "packag",
+        "foundation",
+        "authors",
+        "community",
+        "linux",
     ];
     let text = text.lines().next().unwrap_or_default().trim();
     let (name, mail) = match text.split_once('<') {
-        Some((name, mail)) => (name.trim().trim_matches('"'), mail.split('>').next().unwrap_or_default().trim()),
+        Some((name, mail)) => {
+            (name.trim().trim_matches('"'), mail.split('>').next().unwrap_or_default().trim())
+        }
         None => (text, ""),
     };
     let name = if name.is_empty() { mail } else { name };
@@ -119,6 +134,9 @@ mod tests {
         assert_eq!(party("Ada L <ada@x.org>"), "Person: Ada L (ada@x.org)");
         assert_eq!(party("\"APT Team\" <apt@x.org>"), "Organization: APT Team (apt@x.org)");
         assert_eq!(party("<a@b>"), "Person: a@b (a@b)");
-        assert_eq!((party("Fedora Project"), party(" <> ")), ("Organization: Fedora Project".into(), String::new()));
+        assert_eq!(
+            (party("Fedora Project"), party(" <> ")),
+            ("Organization: Fedora Project".into(), String::new())
+        );
     }
 }

@@ -329,6 +329,9 @@ mod tests {
     fn classifiers_that_do_not_say_which_are_none() {
         assert_eq!(classifier("BSD License"), Found::default());
         assert_eq!(classifier("MIT License").expression, "MIT");
-        assert_eq!((known("new BSD").expression.as_str(), known("See file")), ("BSD-3-Clause", Found::default()));
+        assert_eq!(
+            (known("new BSD").expression.as_str(), known("See file")),
+            ("BSD-3-Clause", Found::default())
+        );
     }
 }

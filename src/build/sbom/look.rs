@@ -87,7 +87,8 @@ impl<'a> Look<'a> {
         match self.looks_left.get().checked_sub(1) {
             Some(left) => self.looks_left.set(left),
             None => {
-                let note = format!("there are too many files to look at; {} and others were not", path.display());
+                let note =
+                    format!("there are too many files to look at; {} and others were not", path.display());
                 if !self.notes.borrow().iter().any(|note| note.starts_with("there are too many")) {
                     self.note(note);
                 }

@@ -19,8 +19,8 @@ use super::look::{Look, PACKAGES};
 const DEPTH: usize = 5;
 /// Directories that hold no prefix, and many files.
 const ELSEWHERE: &[&str] = &[
-    "bin", "boot", "dev", "doc", "etc", "include", "libexec", "locale", "man", "pkgs", "proc", "run", "sbin", "share",
-    "src", "sys",
+    "bin", "boot", "dev", "doc", "etc", "include", "libexec", "locale", "man", "pkgs", "proc", "run", "sbin",
+    "share", "src", "sys",
 ];
 const METADATA_LIMIT: u64 = 1 << 20;
 const WANTED: &[&str] = &[
@@ -104,7 +104,9 @@ fn package(look: &Look<'_>, file: &Path) -> Option<Package> {
         match (fields.get(name), fields.get(mail)) {
             ("", "") => String::new(),
             ("", mail) => party(mail.split(',').next().unwrap_or_default()),
-            (name, mail) if mail.contains('@') && !mail.contains(['<', ',']) => party(&format!("{name} <{mail}>")),
+            (name, mail) if mail.contains('@') && !mail.contains(['<', ',']) => {
+                party(&format!("{name} <{mail}>"))
+            }
             (name, _) => party(name),
         }
     };
@@ -144,7 +146,8 @@ fn licence_of(fields: &Fields, from: &str) -> Found {
     if found != Found::default() {
         return found;
     }
-    let classifiers = fields.all("Classifier").filter_map(|value| value.strip_prefix("License :: OSI Approved :: "));
+    let classifiers =
+        fields.all("Classifier").filter_map(|value| value.strip_prefix("License :: OSI Approved :: "));
     let all: Vec<Found> = classifiers.map(licence::classifier).collect();
     match all.as_slice() {
         [one] => one.clone(),

@@ -146,9 +146,10 @@ fn extracted(reference: &Reference) -> Value {
 }
 
 fn comment(notes: &[String]) -> String {
-    let mut comment = "Packages as the package managers in the image (dpkg, apk, rpm, Python's) have written them down. \
+    let mut comment =
+        "Packages as the package managers in the image (dpkg, apk, rpm, Python's) have written them down. \
         Software that was put there in another way is not listed."
-        .to_owned();
+            .to_owned();
     for note in notes {
         comment.push_str(&format!(" Not complete: {}.", plain(note)));
     }
@@ -240,7 +241,14 @@ fn date(seconds: i64) -> String {
 /// A UUID of version 8, whose bits are the writer's to choose.
 fn uuid(digest: Digest) -> String {
     let digits = digest.to_string();
-    format!("{}-{}-8{}-a{}-{}", &digits[..8], &digits[8..12], &digits[13..16], &digits[17..20], &digits[20..32])
+    format!(
+        "{}-{}-8{}-a{}-{}",
+        &digits[..8],
+        &digits[8..12],
+        &digits[13..16],
+        &digits[17..20],
+        &digits[20..32]
+    )
 }
 
 #[cfg(test)]
@@ -267,13 +275,18 @@ mod tests {
     #[test]
     fn dates_stay_within_four_digits() {
         assert_eq!(date(1_700_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!((date(-5), date(i64::MAX)), ("1970-01-01T00:00:00Z".into(), "9999-12-31T23:59:59Z".into()));
+        assert_eq!(
+            (date(-5), date(i64::MAX)),
+            ("1970-01-01T00:00:00Z".into(), "9999-12-31T23:59:59Z".into())
+        );
     }
 
     #[test]
     fn only_addresses_are_home_pages() {
         assert!(is_address("https://www.gnu.org/software/bash/?a=b#c"));
-        for text in ["", "UNKNOWN", "https://", "https:///x", "http://a b", "javascript:alert(1)", "http://<x>"] {
+        for text in
+            ["", "UNKNOWN", "https://", "https:///x", "http://a b", "javascript:alert(1)", "http://<x>"]
+        {
             assert!(!is_address(text), "{text}");
         }
     }

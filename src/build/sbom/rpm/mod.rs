@@ -89,7 +89,9 @@ fn package(bytes: &[u8], from: &str) -> Option<Package> {
         supplier: match header.text(VENDOR) {
             vendor if vendor.is_empty() => String::new(),
             // One who sells or gives out packages is no person.
-            vendor => format!("Organization: {}", party(&vendor).split_once(": ").map_or("", |(_, name)| name)),
+            vendor => {
+                format!("Organization: {}", party(&vendor).split_once(": ").map_or("", |(_, name)| name))
+            }
         },
         originator: String::new(),
         licence: licence::expression(&header.text(LICENCE), from),

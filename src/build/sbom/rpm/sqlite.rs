@@ -59,8 +59,11 @@ impl<'a> File<'a> {
             other => other as usize,
         };
         let usable = page_bytes.checked_sub(usize::from(*bytes.get(20)?))?;
-        (page_bytes.is_power_of_two() && page_bytes >= 512 && usable >= 480)
-            .then_some(Self { bytes, page_bytes, usable })
+        (page_bytes.is_power_of_two() && page_bytes >= 512 && usable >= 480).then_some(Self {
+            bytes,
+            page_bytes,
+            usable,
+        })
     }
 
     /// Pages count from 1.
