@@ -65,6 +65,15 @@ pub struct BuildArgs {
     /// The same as type=bind,source=PATH,destination=PATH[,ro]
     #[arg(long, value_name = "KEY=VALUE,...", help_heading = "Definitions")]
     pub mount: Vec<OsString>,
+    /// Root is the caller's own id alone, although there are subordinate ids
+    #[arg(long, help_heading = "Definitions")]
+    pub ignore_subuid: bool,
+    /// Take nothing from the build cache and keep nothing in it
+    #[arg(long, help_heading = "Definitions")]
+    pub disable_cache: bool,
+    /// Do this section and those after it anew (post, files, bootstrap, ...); may be repeated
+    #[arg(long, value_name = "SECTION", value_delimiter = ',', help_heading = "Definitions")]
+    pub no_cache_from: Vec<String>,
     /// Let %test write to the image; what it writes is gone at its end
     #[arg(long, help_heading = "Definitions")]
     pub writable_tmpfs: bool,

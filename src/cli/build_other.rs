@@ -28,9 +28,7 @@ const REMOTE: Answer = Later("skiff builds on this machine alone");
 /// All of them.
 #[rustfmt::skip]
 pub const BUILD_OTHERS: &[BuildOther] = &[
-    row(' ', false, &["disable-cache"],           Already),
     row(' ', false, &["userns"],                  Already),
-    row(' ', false, &["ignore-subuid"],           Already),
     row(' ', false, &["ignore-userns"],           Already),
     row(' ', false, &["ignore-proot"],            Already),
     row(' ', false, &["ignore-fakeroot-command"], Already),

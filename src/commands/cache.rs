@@ -6,22 +6,25 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::build::cache::{self, About, Cache, Cleaned, Filter, Kind, Listed, Outcome, Trees};
+use crate::build::cache::{self, About, Cache, Cleaned, Filter, Kind, Listed, Outcome};
+use crate::build::run::trees;
 use crate::cli::Global;
 use crate::cli::cache::{CacheAction, CacheArgs, CleanArgs, EntryType, ListArgs};
 use crate::commands::{amount, note, printed, warn};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
+use crate::plan::building;
 
 /// No text of a definition is shown longer.
 const WHAT_CHARACTERS: usize = 60;
 
 /// Runs `skiff cache`.
 pub fn run(args: &CacheArgs, global: &Global) -> Result<i32> {
-    let place = cache::place(&Host::probe())?;
+    let host = Host::probe();
+    let place = cache::place(&host)?;
     // Looking at a cache that is not there makes none.
     let cache = match place.join("v1").is_dir() {
-        true => Some(Cache::open(&place, Trees::default())?),
+        true => Some(Cache::open(&place, trees(&building::ids(&host).0))?),
         false => None,
     };
     match &args.action {
@@ -122,7 +125,7 @@ fn age(seconds: i64) -> String {
 /// What made an entry, on one line and without what could steer a terminal.
 fn what(entry: &Listed, about: &About) -> String {
     let made = &about.made;
-    let section = if about.kind == Kind::Layer { format!("%{}", made.section) } else { made.section.clone() };
+    let section = &made.section;
     let stage = if made.stage.is_empty() { String::new() } else { format!(" [{}]", made.stage) };
     let line = if made.line.is_empty() { String::new() } else { format!(": {}", made.line.trim()) };
     let gone = if entry.reachable { "" } else { " (what it stands on is gone)" };

@@ -58,7 +58,7 @@ fn ended(result: Result<i32>, global: &Global) -> i32 {
 }
 
 /// Whether `SKIFF_NAME` or one of its twins is set to what means yes.
-fn setting(name: &str) -> bool {
+pub(crate) fn setting(name: &str) -> bool {
     FAMILIES
         .iter()
         .filter_map(|family| std::env::var_os(format!("{family}_{name}")))

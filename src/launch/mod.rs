@@ -143,10 +143,8 @@ pub fn exec(plan: &RunPlan, server: Option<Server>) -> Result<Infallible> {
         process::ask_ahead(&plan.serve.start);
         template.finish()?;
     }
-    match first {
-        Some(first) if first.control.is_some() => init::start(first)?,
-        Some(first) => first.inherited.restore(),
-        None => {}
+    if let Some(first) = first {
+        init::start(first)?;
     }
     process::become_program(&plan.process)
 }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rootfs::{self, Lower};
 use super::{Server, namespaces, request};
+use crate::emulate;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, Root, RunPlan};
 use crate::serve::{self, Meeting};
@@ -65,6 +66,13 @@ pub fn beside(
         let roots = roots.iter().map(assemble).collect::<Result<Vec<_>>>()?;
         work(&roots)
     })?)
+}
+
+/// Emulates root for the programs that this process starts, where one id is all that is mapped: in work beside a root.
+pub fn emulate_root(ids: &IdMap) {
+    if matches!(ids, IdMap::Root { .. }) {
+        emulate::begin().tell();
+    }
 }
 
 /// Does `work` in a child as the caller, with no namespaces.

@@ -12,6 +12,17 @@
 //!
 //! Everything is in P's process group, so that pipelines and job control of the shell see one job. P holds no
 //! descriptor of the caller: a pipe ends when the program ends.
+//!
+//! No signal is lost while these processes come to be, and none counts twice. All of them hold their signals until the
+//! program is there. One that comes before a fork waits in the parent alone, one that comes after it in both; so a
+//! parent tells its child, once that exists, what has waited until then, and what the child has of it already counts
+//! once. P does so before process 1 goes on, and init before the program does:
+//!
+//! ```text
+//! P          fork ─ what waits ──▶│
+//! process 1                       └ assembles the root ─ fork ─ what waits, and what P told ──▶│
+//! program                                                                                      └ execve
+//! ```
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -20,10 +31,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::WaitPidFlag;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::PidfdFlags;
 
 use super::init::{self, Report};
 use crate::error::{Context, Error, Kind, Result};
@@ -34,8 +43,12 @@ use crate::sys::signals::{self, Action, Caught, Watch};
 pub struct First {
     /// What signals did when the caller started us.
     pub inherited: signals::Inherited,
-    /// The connection to P; none without init.
-    pub control: Option<OwnedFd>,
+    /// The connection to P.
+    pub control: OwnedFd,
+    /// Process 1 is to be an init, and not the program itself.
+    pub with_init: bool,
+    /// Signals that came to P before this process was there, or since.
+    pub earlier: signals::Set,
 }
 
 /// Makes a pid namespace and goes on in its process 1; the calling process waits for its end and never returns.
@@ -50,57 +63,60 @@ pub fn enter(with_init: bool) -> Result<First> {
             _ => failed,
         }
     })?;
-    let control = if with_init {
-        let pair =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-        Some(pair.context(Kind::Host, trying)?)
-    } else {
-        None
-    };
-    let caller = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .context(Kind::Host, trying)?;
     // From here on nothing is lost: what arrives waits for whoever reads it.
     let inherited = signals::hold_all();
     match process::fork().context(Kind::Host, trying)? {
         Fork::Child => {
+            drop(ours);
             if !with_init {
                 // An init learns from its connection that P is gone; a program has nothing to learn it from.
                 process::end_with_parent().context(Kind::Host, trying)?;
-                if caller.is_ok_and(|caller| has_ended(&caller)) {
-                    process::exit(255);
-                }
             }
-            Ok(First { inherited, control: control.map(|(_, theirs)| theirs) })
+            let earlier = init::wait_to_go(&theirs).filter(|_| with_init || !init::is_gone(&theirs));
+            // The caller was killed, or says itself why it cannot go on.
+            let Some(earlier) = earlier else { process::exit(255) };
+            Ok(First { inherited, control: theirs, with_init, earlier })
         }
         Fork::Parent(child) => {
-            let ours = control.map(|(ours, _theirs)| ours);
-            match Parent::new(child, ours).and_then(|mut parent| parent.wait()) {
+            drop(theirs);
+            let started = Parent::new(child, ours, with_init).and_then(|mut parent| {
+                parent.let_go()?;
+                Ok(parent)
+            });
+            match started.map(Parent::wait) {
                 // What cannot be watched must not go on.
-                Err(_) => {
+                Err(error) => {
                     signals::send(child, libc::SIGKILL);
-                    process::exit(255)
+                    Err(error).context(Kind::Host, || "cannot watch the container's processes".to_owned())
                 }
-                Ok(never) => match never {},
+                // There is nowhere to say why any more. It must not look like an end of the program's.
+                Ok(Err(_)) => {
+                    signals::send(child, libc::SIGKILL);
+                    signals::die_of(libc::SIGABRT)
+                }
+                Ok(Ok(never)) => match never {},
             }
         }
     }
 }
 
-/// Whether a process has ended already. (Kernels before 5.3 cannot tell.)
-fn has_ended(process: &OwnedFd) -> bool {
-    let mut ended = [PollFd::new(process, PollFlags::IN)];
-    rustix::event::poll(&mut ended, Some(&Timespec::default())).is_ok_and(|count| count > 0)
-}
-
 struct Parent {
     child: libc::pid_t,
+    /// The connection to process 1. The program itself closes it by execve.
     control: Option<OwnedFd>,
+    with_init: bool,
     watch: Watch,
     /// The directory of the child in /proc.
     facts: Option<OwnedFd>,
     /// The caller's terminal, when its foreground was ours.
     terminal: Option<OwnedFd>,
-    /// The program runs: signals of the terminal reach it.
-    started: bool,
+    /// What came while a process 1 without init was not the program yet.
+    early: signals::Set,
+    /// What of it came to P alone.
+    unsent: signals::Set,
     /// Questions to init that are not answered yet.
     asked: u32,
     /// How often the program was stopped, as far as a byte tells.
@@ -112,7 +128,8 @@ struct Parent {
 }
 
 impl Parent {
-    fn new(child: libc::pid_t, control: Option<OwnedFd>) -> io::Result<Self> {
+    /// Process 1 waits meanwhile: /proc and /dev become the container's for this process too, with the root.
+    fn new(child: libc::pid_t, control: OwnedFd, with_init: bool) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let facts = rustix::fs::open(format!("/proc/{child}"), flags, Mode::empty()).ok();
         let terminal = File::open("/dev/tty").ok().map(OwnedFd::from);
@@ -120,30 +137,48 @@ impl Parent {
         let own = nix::unistd::getpgrp();
         let ours = |tty: &OwnedFd| own.as_raw() > 0 && nix::unistd::tcgetpgrp(tty) == Ok(own);
         let terminal = terminal.filter(ours);
-        let started = control.is_none();
         let watch = Watch::new()?;
-        let parent = Self {
+        let kept = [Some(&control), facts.as_ref(), terminal.as_ref()];
+        let kept: Vec<_> = kept.into_iter().flatten().map(AsFd::as_fd).chain([watch.as_fd()]).collect();
+        process::close_all_but(&kept)?;
+        // The caller's directory must not be kept busy by us.
+        let _ = rustix::process::chdir("/");
+        Ok(Self {
             child,
-            control,
+            control: Some(control),
+            with_init,
             watch,
             facts,
             terminal,
-            started,
+            early: signals::Set::default(),
+            unsent: signals::Set::default(),
             asked: 0,
             stops: 0,
             ended: None,
             carried_out: None,
-        };
-        let kept = [parent.control.as_ref(), parent.facts.as_ref(), parent.terminal.as_ref()];
-        let kept: Vec<_> =
-            kept.into_iter().flatten().map(AsFd::as_fd).chain([parent.watch.as_fd()]).collect();
-        process::close_all_but(&kept)?;
-        // The caller's directory must not be kept busy by us.
-        let _ = rustix::process::chdir("/");
-        Ok(parent)
+        })
     }
 
-    fn wait(&mut self) -> io::Result<Infallible> {
+    /// Tells process 1 what came while it may not have been there, and lets it go on.
+    fn let_go(&mut self) -> io::Result<()> {
+        let mut earlier = signals::Set::default();
+        while let Some(caught) = self.watch.next()? {
+            match caught.signal {
+                libc::SIGCHLD => self.look_at_child()?,
+                signal => {
+                    let mut only = signals::Set::default();
+                    only.insert(signal);
+                    earlier = earlier.followed_by(only);
+                }
+            }
+        }
+        if let Some(control) = &self.control {
+            init::let_go(control, earlier);
+        }
+        Ok(())
+    }
+
+    fn wait(mut self) -> io::Result<Infallible> {
         loop {
             let [said, caught] = init::wait_for(self.control.as_ref(), &self.watch)?;
             if said {
@@ -157,11 +192,15 @@ impl Parent {
         }
     }
 
-    /// What init has to say.
+    /// What process 1 has to say.
     fn listen(&mut self) {
         let Some(control) = &self.control else { return };
         match init::receive(control) {
-            Some(Report::Started) => self.started = true,
+            // It stopped by a signal that came early, as far as it can.
+            Some(Report::Stopped(signal)) if !self.with_init => {
+                self.early.take(signal);
+                self.stop_child(signal);
+            }
             // It may have been continued since, with us: a report that waited while we were stopped is old. So what is
             // it now? The answer to the last question counts.
             Some(Report::Stopped(_)) => {
@@ -176,8 +215,14 @@ impl Parent {
                 }
             }
             Some(Report::Ended(ended)) => self.ended = Some(ended),
-            // It is ending; its end is told by SIGCHLD.
-            None => self.control = None,
+            // It is ending; its end is told by SIGCHLD. Or it is the program now.
+            None => {
+                self.control = None;
+                for signal in std::mem::take(&mut self.early).iter() {
+                    let alone = self.unsent.take(signal);
+                    self.hand_on(signal, alone);
+                }
+            }
         }
     }
 
@@ -185,41 +230,53 @@ impl Parent {
         if caught.signal == libc::SIGCHLD {
             return self.look_at_child();
         }
-        if self.control.is_some() {
-            if !caught.by_kernel || !self.started {
-                self.forward(caught.signal);
+        match &self.control {
+            // Init knows what came to the whole group; nobody needs to tell it what always does.
+            Some(control) if self.with_init && !caught.from_terminal() => {
+                init::send_signal(control, caught.signal, self.stops);
             }
-            return Ok(());
+            _ if self.with_init => {}
+            // One that a process sent to the whole group counts twice: nothing tells it from one for us alone.
+            None => self.hand_on(caught.signal, !caught.from_terminal()),
+            // It has told of this one.
+            Some(_) if self.carried_out == Some(caught.signal) => {}
+            Some(_) => {
+                self.early.insert(caught.signal);
+                if !caught.from_terminal() {
+                    self.unsent.insert(caught.signal);
+                }
+            }
         }
-        if !caught.by_kernel {
-            signals::send(self.child, caught.signal);
-        }
-        self.carry_out(caught.signal);
         Ok(())
     }
 
-    fn forward(&self, signal: i32) {
-        if let Some(control) = &self.control {
-            init::send_signal(control, signal, self.stops);
+    /// Hands a signal on to a program that is process 1. (One of the terminal that comes in the moment between execve
+    /// and the program's own first step is lost: the kernel spares process 1, and when we look, it heeds the signal.)
+    fn hand_on(&mut self, signal: i32, came_to_us_alone: bool) {
+        let in_vain = !self.heeds(signal);
+        if came_to_us_alone {
+            signals::send(self.child, signal);
+        }
+        if in_vain {
+            self.carry_out(signal);
         }
     }
 
-    /// Does what the kernel does by default for every process but process 1.
+    /// Does what the kernel does by default for every process but process 1, to a program that does not heed a signal.
     fn carry_out(&mut self, signal: i32) {
-        if self.heeds(signal) {
-            return;
-        }
         match signals::default_action(signal) {
             Action::Ignore => {}
-            Action::Stop => {
-                self.carried_out = Some(signal);
-                signals::send(self.child, libc::SIGSTOP);
-            }
+            Action::Stop => self.stop_child(signal),
             Action::End => {
                 self.carried_out = Some(signal);
                 signals::send(self.child, libc::SIGKILL);
             }
         }
+    }
+
+    fn stop_child(&mut self, signal: i32) {
+        self.carried_out = Some(signal);
+        signals::send(self.child, libc::SIGSTOP);
     }
 
     /// Whether the program catches, ignores or blocks a signal, so that it is its own affair.
@@ -242,7 +299,7 @@ impl Parent {
                 Ok(())
             }
             Some(process::Change::Ended(ended)) => {
-                // Init's last words may still wait.
+                // Its last words may still wait.
                 while self.ended.is_none() && self.control.is_some() {
                     self.listen();
                 }

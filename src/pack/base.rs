@@ -5,7 +5,7 @@ use super::carry::Carry;
 use super::marks::is_mark;
 use super::pipeline::Halt;
 use super::tree::{NodeKind, Status};
-use super::xattr::{Xattrs, is_kept};
+use super::xattr::{XattrSet, Xattrs, is_kept};
 use crate::error::{Error, Result};
 use crate::image::squashfs::{Content, FileKind, Inode, InodeRef, Squashfs};
 use std::collections::{HashMap, HashSet};
@@ -123,7 +123,7 @@ impl<'a> BaseTree<'a> {
         if let Some(known) = self.xattrs.get(&number) {
             return Ok(known.clone());
         }
-        let mut set: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
+        let mut set = XattrSet::new();
         for (name, value) in self.image.xattrs(inode)? {
             if is_kept(&name) && !is_mark(&name) {
                 set.push((name.into(), value.into()));

@@ -75,6 +75,16 @@ struct Opened {
     marks: Marks,
 }
 
+/// An entry of a directory of a file system.
+struct Seen {
+    stat: Stat,
+    kind: NodeKind,
+    /// If marks say one.
+    owner: Option<Owner>,
+    /// If they had to be read.
+    xattrs: Option<Xattrs>,
+}
+
 /// A name in one side of a directory.
 struct Found {
     name: CString,
@@ -335,68 +345,37 @@ impl Walk<'_, '_> {
         group: &[Found],
         owners: &HashMap<Box<[u8]>, Owner>,
     ) -> Result<Option<Step>, Halt> {
-        let Some(first) = group.first() else { return Err(lost()) };
-        if let Some(reference) = first.inode {
-            return self.examine_base(parent, group, reference);
+        let Some(Found { name, side, inode }) = group.first() else { return Err(lost()) };
+        if let Some(reference) = inode {
+            return self.examine_base(parent, group, *reference);
         }
-        let Some(Side { at: At::Dir { dir: Some(dir), has_whiteouts, .. }, .. }) = sides.get(first.side)
-        else {
+        let Some(Side { at: At::Dir { dir: Some(dir), has_whiteouts, .. }, .. }) = sides.get(*side) else {
             return Err(lost());
         };
-        let name = &first.name;
-        let stat = rustix::fs::statat(&dir.file, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| cannot("examine", &dir.path_of(name), errno))?;
-        if (stat.st_dev, stat.st_ino) == self.pipeline.output_identity {
-            self.warnings.skipped_output.count(|| dir.path_of(name));
-            return Ok(None);
-        }
-        let mut kind = kind_of(&stat, dir, name)?;
-        let read_xattrs = |walk: &Self| {
-            let xattrs = xattr::read_named(dir, name)
-                .map_err(|errno| cannot("read the xattrs of", &dir.path_of(name), errno))?;
-            walk.take_marks(xattrs, || dir.path_of(name))
-        };
-        let mut attributes = None;
-        let mut owner = None;
         let below = group.last().and_then(|found| found.inode);
-        match kind {
-            NodeKind::CharDevice(0) if self.marked => {
-                self.hide(below)?;
-                return Ok(None);
-            }
-            // The attributes say what it is; they come first.
-            NodeKind::Regular(0) if self.marked => {
-                let (xattrs, marks) = read_xattrs(self)?;
-                if marks.whiteout && *has_whiteouts {
-                    self.hide(below)?;
-                    return Ok(None);
-                }
-                kind = marks.device.map_or(kind, NodeKind::from);
-                owner = marks.owner;
-                attributes = Some(xattrs);
-            }
-            NodeKind::Regular(_) | NodeKind::Directory(_) => {}
-            _ => owner = owners.get(name.to_bytes()).copied(),
-        }
+        let Some(Seen { stat, kind, owner, xattrs }) = self.look(dir, name, *has_whiteouts, owners)? else {
+            self.hide(below)?;
+            return Ok(None);
+        };
         let has_content = matches!(kind, NodeKind::Regular(size) if size > 0);
         let is_directory = matches!(kind, NodeKind::Directory(_));
         let status = self.status(&stat, name.to_bytes(), owner);
         let index = self.tree.add(parent, name.to_bytes(), status, kind)?;
+        let progress = self.pipeline.progress;
         if is_directory {
-            self.pipeline.progress.entries_found.fetch_add(1, Ordering::Relaxed);
+            progress.entries_found.fetch_add(1, Ordering::Relaxed);
             return Ok(Some(Step::Enter(group.iter().map(|found| (found.side, found.inode)).collect())));
         }
         if stat.st_nlink > 1 && !self.is_first_name((stat.st_dev, stat.st_ino), index) {
             self.hide(below)?;
             return Ok(Some(Step::Pass));
         }
-        let progress = self.pipeline.progress;
         progress.entries_found.fetch_add(1, Ordering::Relaxed);
         if !has_content {
             self.hide(below)?;
-            let xattrs = match attributes {
+            let xattrs = match xattrs {
                 Some(xattrs) => xattrs,
-                None => read_xattrs(self)?.0,
+                None => self.read_xattrs(dir, name)?.0,
             };
             self.set_xattrs(index, xattrs);
             return Ok(Some(Step::Pass));
@@ -409,7 +388,47 @@ impl Walk<'_, '_> {
             _ => None,
         };
         let facts = Facts { identity: identity(&stat), sparse, twin };
-        Ok(Some(Step::Read { side: first.side, facts }))
+        Ok(Some(Step::Read { side: *side, facts }))
+    }
+
+    /// What an entry of a directory is; `None` for a whiteout and for the image that is being written.
+    fn look(
+        &mut self,
+        dir: &Dir,
+        name: &CStr,
+        has_whiteouts: bool,
+        owners: &HashMap<Box<[u8]>, Owner>,
+    ) -> Result<Option<Seen>, Halt> {
+        let stat = rustix::fs::statat(&dir.file, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| cannot("examine", &dir.path_of(name), errno))?;
+        if (stat.st_dev, stat.st_ino) == self.pipeline.output_identity {
+            self.warnings.skipped_output.count(|| dir.path_of(name));
+            return Ok(None);
+        }
+        let kind = kind_of(&stat, dir, name)?;
+        let mut seen = Seen { stat, kind, owner: None, xattrs: None };
+        match seen.kind {
+            NodeKind::CharDevice(0) if self.marked => return Ok(None),
+            // Its attributes say what it is: they are read before it is added.
+            NodeKind::Regular(0) if self.marked => {
+                let (xattrs, marks) = self.read_xattrs(dir, name)?;
+                if marks.whiteout && has_whiteouts {
+                    return Ok(None);
+                }
+                seen.kind = marks.device.map_or(seen.kind, NodeKind::from);
+                (seen.owner, seen.xattrs) = (marks.owner, Some(xattrs));
+            }
+            // Theirs are read with their content, or when they are listed.
+            NodeKind::Regular(_) | NodeKind::Directory(_) => {}
+            _ => seen.owner = owners.get(name.to_bytes()).copied(),
+        }
+        Ok(Some(seen))
+    }
+
+    fn read_xattrs(&self, dir: &Dir, name: &CStr) -> Result<(Xattrs, Marks), Halt> {
+        let xattrs = xattr::read_named(dir, name)
+            .map_err(|errno| cannot("read the xattrs of", &dir.path_of(name), errno))?;
+        self.take_marks(xattrs, || dir.path_of(name))
     }
 
     /// [`Walk::examine`] for a name that only the base has.

@@ -25,8 +25,11 @@ use crate::host::{FAMILIES, Host};
 use crate::image::Tree;
 
 /// The settings that reach a build's containers.
-const LET_THROUGH: [&str; 9] =
-    ["DEBUG", "NV", "NVCCLI", "ROCM", "BIND", "BINDPATH", "MOUNT", "LINGER", "TMPDIR"];
+const LET_THROUGH: [&str; 10] =
+    ["DEBUG", "NV", "NVCCLI", "ROCM", "BIND", "BINDPATH", "MOUNT", "LINGER", "TMPDIR", ONE_ID];
+
+/// The setting that means the same as `--ignore-subuid`.
+const ONE_ID: &str = "IGNORE_SUBUID";
 
 /// Mounts that a build's containers do not have: packages replace these files, and what is bound cannot be replaced.
 const LEFT_OUT: [&str; 5] = ["cwd", "home", "/etc/localtime", "/etc/passwd", "/etc/group"];
@@ -65,8 +68,9 @@ pub struct BuildFlags {
     pub other: Vec<&'static str>,
 }
 
-/// The host as a build's containers know it: without settings that are meant for other containers.
-pub fn plain_host(host: &Host) -> Host {
+/// The host as a build's containers know it: without settings that are meant for other containers. With
+/// `ignore_subuid` root is the caller's id alone in all of them.
+pub fn plain_host(host: &Host, ignore_subuid: bool) -> Host {
     let mut host = host.clone();
     host.environment.retain(|(name, _)| {
         let setting = FAMILIES.iter().find_map(|family| name.as_bytes().strip_prefix(family.as_bytes()));
@@ -74,13 +78,17 @@ pub fn plain_host(host: &Host) -> Host {
             LET_THROUGH.iter().any(|known| rest.strip_prefix(b"_") == Some(known.as_bytes()))
         })
     });
+    if ignore_subuid {
+        host.environment.push((format!("SKIFF_{ONE_ID}").into(), "1".into()));
+    }
     host.settings = std::cell::OnceCell::new();
     host
 }
 
-/// The ids of the user namespace of a build's steps.
-pub fn ids(host: &Host) -> IdMap {
-    super::ids::id_map(true, None, host).0
+/// The ids of the user namespace of a build's steps, and why the caller's is the only one, where it is.
+pub fn ids(host: &Host) -> (IdMap, Option<String>) {
+    let one_id = super::asked::one_id(&ContainerFlags::default(), host);
+    super::ids::id_map(true, one_id.as_ref(), host)
 }
 
 /// Decides the container of a step inside. `words` is what it runs; without any it is the image's test.

@@ -230,7 +230,7 @@ pub fn c_string(word: &OsStr) -> io::Result<CString> {
     CString::new(word.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-/// Closes every descriptor but those of `keep`, those below 3 included.
+/// Closes every descriptor but those of `keep`, those below 3 included; all are open yet when it fails.
 ///
 /// # Errors
 /// What /proc/self/fd gives on kernels before 5.9, where close_range(2) is missing.
@@ -238,13 +238,13 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     keep.sort_unstable();
     let mut first = 0;
-    for fd in keep {
-        if fd > first {
-            close_range(first as u32, (fd - 1) as u32)?;
+    for fd in &keep {
+        if *fd > first && !close_range(first as u32, (fd - 1) as u32) {
+            return close_listed(&keep);
         }
         first = fd + 1;
     }
-    close_range(first as u32, u32::MAX)
+    if close_range(first as u32, u32::MAX) { Ok(()) } else { close_listed(&keep) }
 }
 
 /// Gives the calling thread a table of descriptors of its own, with those of `keep` and no others in it.
@@ -256,20 +256,22 @@ pub fn keep_to_itself(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     close_all_but(keep)
 }
 
-fn close_range(first: u32, last: u32) -> io::Result<()> {
+/// Whether the kernel has closed these; if not, they are as they were.
+fn close_range(first: u32, last: u32) -> bool {
     // SAFETY: close_range takes no pointers. Who calls uses nothing of the range any more: a forked process drops what
     // it inherited, and a thread with a table of its own leaves those of the other threads as they are.
-    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
-        return Ok(());
-    }
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
+}
+
+fn close_listed(keep: &[RawFd]) -> io::Result<()> {
     // All are listed before any is closed: the directory's own is among them.
-    let listed: Vec<u32> = std::fs::read_dir("/proc/self/fd")?
+    let listed: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
         .map(|entry| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok())))
         .filter_map(io::Result::transpose)
         .collect::<io::Result<_>>()?;
-    for fd in listed.into_iter().filter(|fd| (first..=last).contains(fd)) {
+    for fd in listed.into_iter().filter(|fd| !keep.contains(fd)) {
         // SAFETY: as above; the directory's own is closed already, and closing it again gives EBADF.
-        unsafe { libc::close(fd as RawFd) };
+        unsafe { libc::close(fd) };
     }
     Ok(())
 }

@@ -140,6 +140,87 @@ impl Drop for Held {
     }
 }
 
+/// Some of the signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Set(u64);
+
+/// The signals of job control that stop a process, those of them that can wait.
+const STOPS: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
+impl Set {
+    /// Adds one.
+    pub fn insert(&mut self, signal: i32) {
+        self.0 |= 1 << (signal - 1);
+    }
+
+    /// Takes one out: whether it was there.
+    pub fn take(&mut self, signal: i32) -> bool {
+        let there = self.contains(signal);
+        self.0 &= !(1 << (signal - 1));
+        there
+    }
+
+    /// Whether it has this one.
+    pub fn contains(self, signal: i32) -> bool {
+        self.0 >> (signal - 1) & 1 == 1
+    }
+
+    /// All of it, from the lowest number on.
+    pub fn iter(self) -> impl Iterator<Item = i32> {
+        (1..=64).filter(move |signal| self.contains(*signal))
+    }
+
+    /// What waits when those of `self` came first and those of `later` after them: as in the kernel, SIGCONT puts an
+    /// end to stops that wait, and a stop to a SIGCONT that does.
+    #[must_use]
+    pub fn followed_by(self, later: Self) -> Self {
+        let mut first = self;
+        if later.contains(libc::SIGCONT) {
+            STOPS.iter().for_each(|stop| _ = first.take(*stop));
+        }
+        if STOPS.iter().any(|stop| later.contains(*stop)) {
+            first.take(libc::SIGCONT);
+        }
+        Self(first.0 | later.0)
+    }
+
+    /// For another process.
+    pub fn bytes(self) -> [u8; 8] {
+        self.0.to_ne_bytes()
+    }
+
+    /// What another process told by [`Self::bytes`].
+    pub fn of(bytes: [u8; 8]) -> Self {
+        Self(u64::from_ne_bytes(bytes))
+    }
+}
+
+/// The signals that wait for this process.
+pub fn waiting() -> Set {
+    let mut set = Set::default();
+    // SAFETY: zeroes are a valid set, which sigpending overwrites; sigismember reads it.
+    unsafe {
+        let mut pending: libc::sigset_t = std::mem::zeroed();
+        libc::sigpending(&raw mut pending);
+        for signal in 1..=64 {
+            // The C library knows nothing of those that it keeps for itself.
+            if libc::sigismember(&raw const pending, signal) == 1 {
+                set.insert(signal);
+            }
+        }
+    }
+    set
+}
+
+/// Lets these wait for this process, which holds them, as if they had come before those that wait already.
+pub fn let_wait(earlier: Set) {
+    let there = waiting();
+    for signal in earlier.followed_by(there).iter().filter(|signal| !there.contains(*signal)) {
+        // SAFETY: integers; the signal is blocked.
+        unsafe { libc::kill(libc::getpid(), signal) };
+    }
+}
+
 /// What signals did before [`hold_all`].
 pub struct Inherited {
     mask: libc::sigset_t,
@@ -162,6 +243,22 @@ pub fn hold_all() -> Inherited {
 }
 
 impl Inherited {
+    /// What a signal that waits will do once they do what they did; `None`: it goes on waiting.
+    pub fn action(&self, signal: i32) -> Option<Action> {
+        // SAFETY: the mask was filled by the kernel; a null new action changes nothing, and zeroes are a valid value of
+        // the old one if the call fails.
+        let (blocked, disposition) = unsafe {
+            let mut old: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &raw mut old);
+            (libc::sigismember(&raw const self.mask, signal) == 1, old.sa_sigaction)
+        };
+        match disposition {
+            _ if blocked => None,
+            libc::SIG_IGN => Some(Action::Ignore),
+            _ => Some(default_action(signal)),
+        }
+    }
+
     /// Lets signals do what they did.
     pub fn restore(&self) {
         // SAFETY: both were filled by the kernel; no handler of ours was ever set for SIGCHLD.
@@ -184,6 +281,15 @@ pub struct Caught {
     pub by_kernel: bool,
     /// Who sent it, as this process's namespace numbers it; 0 when it does not.
     pub sender: u32,
+}
+
+impl Caught {
+    /// Whether it is one of those that a terminal sends, always to a whole process group.
+    pub fn from_terminal(&self) -> bool {
+        let keys = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP];
+        let others = [libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH];
+        self.by_kernel && (keys.contains(&self.signal) || others.contains(&self.signal))
+    }
 }
 
 impl Watch {
@@ -271,5 +377,26 @@ fn let_through(signal: i32) {
         libc::raise(signal);
         libc::sigprocmask(libc::SIG_UNBLOCK, &raw const only, std::ptr::null_mut());
         libc::sigprocmask(libc::SIG_BLOCK, &raw const only, std::ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(signals: &[i32]) -> Set {
+        let mut set = Set::default();
+        signals.iter().for_each(|signal| set.insert(*signal));
+        set
+    }
+
+    #[test]
+    fn of_a_stop_and_a_continuation_the_later_one_waits() {
+        let (stop, goes_on) = (set(&[libc::SIGINT, libc::SIGTSTP]), set(&[libc::SIGCONT, 64]));
+        assert_eq!(stop.followed_by(goes_on), set(&[libc::SIGINT, libc::SIGCONT, 64]));
+        assert_eq!(goes_on.followed_by(stop), set(&[libc::SIGINT, libc::SIGTSTP, 64]));
+        assert_eq!(stop.followed_by(stop), stop);
+        assert_eq!(Set::of(stop.bytes()), stop);
+        assert_eq!(stop.iter().collect::<Vec<_>>(), [libc::SIGINT, libc::SIGTSTP]);
     }
 }

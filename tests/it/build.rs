@@ -164,7 +164,7 @@ fn nothing_is_replaced_without_force_nor_packed_into_itself() {
     let error = place.run(["build", "tree/bin/a.sif", "tree"]).fails(255);
     assert!(error.contains("the directory it is made of"), "{error}");
     let error = place.run(["build", "a.sif", "old.sif"]).fails(255);
-    assert!(error.contains("cannot pack \"old.sif\": it is a file"), "{error}");
+    assert!(error.contains("cannot open image \"old.sif\": it is not an image"), "{error}");
     let error = place.run(["build", "a.sif", "docker://debian"]).fails(255);
     assert!(error.contains("files and directories only"), "{error}");
     let error = place.run(["build", "a.sif", "missing"]).fails(255);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use skiff::build::cache::identity;
 use skiff::build::cache::key::{Base, Digest, Instance, Key};
 use skiff::build::cache::{Cache, Entry, Filter, Kind, Made, Outcome, Trees};
 
@@ -183,6 +184,44 @@ fn what_was_not_written_to_the_disk_does_not_outlast_a_boot() {
     assert!(cache.find(&key(1)).is_none() && cache.find(&key(2)).is_some());
     let again = cache.keep_layer(&key(1), &layer(&place.work("1"), "new"), &made("post")).expect("kept");
     assert_eq!(text_of(&again), "new");
+}
+
+#[test]
+fn an_image_is_recognised_without_being_read() {
+    let place = Place::new("cache-identity");
+    let identity =
+        |image: &Path| identity::of_image(&skiff::image::open(image).expect("an image")).expect("readable");
+    let tree = place.work("tree");
+    fs::create_dir(&tree).expect("a directory can be made");
+    let build = |name: &str, text: &str| {
+        let file = place.write("tree/file", text.repeat(100_000));
+        File::open(&file).expect("a file").set_modified(SystemTime::UNIX_EPOCH).expect("a time can be set");
+        let image = place.work(name);
+        let mut command =
+            place.skiff(["build".as_ref(), "--reproducible".as_ref(), image.as_os_str(), "tree".as_ref()]);
+        finish(command.env("SOURCE_DATE_EPOCH", "1700000000")).ok();
+        File::open(&image)
+            .expect("an image")
+            .set_modified(SystemTime::UNIX_EPOCH)
+            .expect("a time can be set");
+        image
+    };
+    let one = build("one.sif", "a");
+    let first = identity(&one);
+    assert_eq!(identity(&one), first);
+    // Moved, or made once more: the same bytes.
+    let moved = place.work("moved.sif");
+    fs::rename(&one, &moved).expect("renamed");
+    assert_eq!(identity(&moved), first);
+    assert_eq!(identity(&build("again.sif", "a")), first);
+    // The same length, time, names and lengths of blocks: the contents alone differ.
+    let other = build("other.sif", "b");
+    let length = |path: &Path| fs::metadata(path).expect("there").len();
+    assert_eq!(length(&other), length(&moved));
+    assert_ne!(identity(&other), first);
+    File::open(&moved).expect("an image").set_modified(SystemTime::now()).expect("a time can be set");
+    assert_ne!(identity(&moved), first);
+    assert_ne!(identity(&tree), first);
 }
 
 /// A variable that makes a test of this file play the part of another process.
@@ -379,7 +418,7 @@ fn with_entries(place: &Place) -> PathBuf {
     let base =
         cache.keep_image(&key(1), &place.write("base", vec![1; 100_000]), &made("Bootstrap")).expect("kept");
     for number in 2..4 {
-        let made = Made { parent: Some(base.instance()), ..made("post") };
+        let made = Made { parent: Some(base.instance()), ..made("%post") };
         drop(
             cache
                 .keep_layer(&key(number), &layer(&place.work(number.to_string()), "x"), &made)

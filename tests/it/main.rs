@@ -23,6 +23,7 @@ mod pack;
 mod pack_layers;
 mod process;
 mod reader;
+mod sbom;
 mod serve;
 mod sif;
 mod subids;

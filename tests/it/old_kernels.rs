@@ -145,3 +145,21 @@ fn without_open_tree_and_without_fuse_an_image_is_unpacked_and_removed() {
     }
     assert_eq!(fs::read_dir(place.work("unpacked")).expect("a directory can be listed").count(), 0);
 }
+
+#[test]
+fn a_caller_that_is_slow_to_watch_its_container_watches_it_all_the_same() {
+    if !able(&[Need::Userns, Need::Fuse, Need::Busybox, Need::Strace]) {
+        return;
+    }
+    let place = Place::new("old-slow");
+    place.busybox_image();
+    for flags in [&["--pid"][..], &["--pid", "--no-init"]] {
+        // Descriptors are closed by what /proc says of them, and /proc becomes the container's.
+        let mut command = place.command("strace");
+        command.args(["-f", "-o", "/dev/null", "-e", "trace=signalfd4,close_range"]);
+        command.args(["-e", "inject=signalfd4:delay_enter=50000", "-e", "inject=close_range:error=ENOSYS"]);
+        command.arg(crate::harness::skiff_binary()).arg("exec").args(flags);
+        let output = finish(command.args(["busybox.sif", "sh", "-c", "exit 7"]));
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+    }
+}

@@ -53,6 +53,7 @@ fn whiteout(path: &Path) {
     mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), makedev(0, 0)).unwrap();
 }
 
+// flat: a tree, and what is left of it.
 #[test]
 fn a_single_layer_without_a_base_is_packed_without_its_marks() {
     if !able(&[Need::Root]) {
@@ -127,6 +128,7 @@ fn a_single_layer_without_a_base_is_packed_without_its_marks() {
     assert_eq!(with_xattrs, 1);
 }
 
+// flat: a tree, and what is left of it.
 #[test]
 fn upper_layers_hide_merge_and_replace_what_lies_below() {
     if !able(&[Need::Root]) {

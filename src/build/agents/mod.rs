@@ -90,6 +90,11 @@ impl Order<'_> {
     }
 }
 
+/// Whether an agent makes a base, rather than takes one that is there.
+pub fn makes(agent: &str) -> bool {
+    !matches!(agent, "localimage" | "scratch")
+}
+
 /// Makes the base of a stage.
 ///
 /// # Errors

@@ -33,6 +33,7 @@ pub fn fill(order: &Order<'_>) -> Result<()> {
     };
     let shown = call.program.display().to_string();
     let work = |_: &[PathBuf]| {
+        step::emulate_root(order.ids);
         let mut command = Command::new(&call.program);
         command.args(&call.arguments).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
         let status = command.status().tried(|| format!("cannot run {shown}"))?;

@@ -117,6 +117,12 @@ impl Cache {
         Ok(cleaned)
     }
 
+    /// Removes the entry with this key, so that another can take its place. One that a build uses stays.
+    pub fn forget(&self, key: &Key) {
+        // What could not be removed is found again, and is as good as it was.
+        let _ = self.end(&self.path_of(key));
+    }
+
     /// Removes an entry unless it is used.
     fn end(&self, path: &Path) -> Outcome {
         let lock = match File::open(path.join("lock")) {

@@ -60,7 +60,8 @@ fn default_target(source: &Path, into: &Path) -> PathBuf {
     into.join(below)
 }
 
-fn find_sources(step: &CopyStep, from: &From<'_>) -> Result<Vec<PathBuf>> {
+/// The files that a line names.
+pub fn find_sources(step: &CopyStep, from: &From<'_>) -> Result<Vec<PathBuf>> {
     let Some(pattern) = &step.pattern else { return Ok(vec![PathBuf::from(&step.source)]) };
     let list_host = |path: &Path| -> Vec<OsString> {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();

@@ -13,15 +13,20 @@
 //! the last stage's base and layers are packed by who asked for the build
 //! ```
 //!
+//! What an earlier build has done already is taken from the build cache: [`cached`].
+//!
 //! A layer is a directory with `upper` and `work`, as `skiff exec --overlay` takes it. Layers of earlier steps are
 //! only read from then on. With `--update` there are none: the sandbox itself is written.
 
+mod cached;
 mod copy;
 mod image_files;
 mod pattern;
 mod rooted;
 mod script;
 mod stage;
+
+pub use cached::trees;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -34,6 +39,7 @@ use crate::host::Host;
 use crate::launch::step;
 use crate::plan::IdMap;
 use crate::plan::building::{self, BuildFlags};
+use cached::{Caching, Found};
 use stage::Stage;
 
 /// What is asked for, besides the definition.
@@ -47,6 +53,12 @@ pub struct BuildOptions {
     pub no_test: bool,
     /// Labels of the definition replace those of the base.
     pub force: bool,
+    /// Root is the caller's id alone.
+    pub ignore_subuid: bool,
+    /// Take nothing from the build cache and keep nothing in it.
+    pub disable_cache: bool,
+    /// Sections to do anew, whatever is in the cache.
+    pub no_cache_from: Vec<String>,
     /// Where the work directory is to be.
     pub tmpdir: Option<PathBuf>,
     /// Leave the work directory where it is.
@@ -70,7 +82,11 @@ pub enum Event<'a> {
         app: Option<&'a str>,
         /// Its line in the definition.
         line: u32,
+        /// Why it is not taken from the cache, where there is one.
+        why: Option<&'a str>,
     },
+    /// A step was taken from the cache.
+    Taken(&'a Timed, u32),
     /// It has ended.
     Ended(&'a Timed),
     /// Something that the caller should know.
@@ -88,6 +104,8 @@ pub struct Timed {
     pub app: Option<String>,
     /// How long it took.
     pub time: Duration,
+    /// It was taken from the cache.
+    pub cached: bool,
 }
 
 /// A build: the definition as a plan, and everything that it depends on.
@@ -107,7 +125,6 @@ pub struct Build<'a> {
 }
 
 /// A root file system that was built: a base and layers over it.
-#[derive(Debug)]
 pub struct Built {
     /// What is lowest.
     pub base: super::agents::Base,
@@ -118,6 +135,7 @@ pub struct Built {
     /// The steps with their times.
     pub steps: Vec<Timed>,
     work: WorkDirectory,
+    used: cached::Used,
 }
 
 /// Does all of it but the packing.
@@ -125,12 +143,14 @@ pub struct Built {
 /// # Errors
 /// What goes wrong in a step, with the definition's line; nothing is left then, unless it was to be kept.
 pub fn carry_out(build: &Build<'_>) -> Result<Built> {
-    let host = &building::plain_host(build.host);
-    let ids = building::ids(host);
+    let host = &building::plain_host(build.host, build.options.ignore_subuid);
+    let (ids, _) = building::ids(host);
     let remove = |path: &Path| remove_inside(&ids, path);
     let work = workdir::create(build.options.tmpdir.as_deref(), build.host, &remove)?;
+    let caching = Caching::open(build, host, &ids);
     let mut runner = Runner {
         build,
+        caching,
         host,
         ids: ids.clone(),
         work: &work,
@@ -139,9 +159,13 @@ pub fn carry_out(build: &Build<'_>) -> Result<Built> {
         count: 0,
     };
     let done = runner.run();
-    let (steps, stages) = (std::mem::take(&mut runner.steps), std::mem::take(&mut runner.stages));
+    let Runner { steps, stages, caching, .. } = runner;
+    caching.remember(&build.plan.definition);
     match (done, stages.into_iter().next_back()) {
-        (Ok(()), Some(last)) => Ok(Built { base: last.base, layers: last.layers, ids, steps, work }),
+        (Ok(()), Some(last)) => {
+            let Stage { base, layers, .. } = last;
+            Ok(Built { base, layers, ids, steps, work, used: caching.into_used() })
+        }
         (Ok(()), None) => {
             work.remove(&remove)?;
             Err(Error::usage("the definition has no stage"))
@@ -230,7 +254,8 @@ impl Built {
             return self.work.keep().map(Some);
         }
         let ids = self.ids;
-        self.work.remove(&|path| remove_inside(&ids, path)).map(|()| None)
+        self.work.remove(&|path| remove_inside(&ids, path))?;
+        self.used.settle().map(|()| None)
     }
 }
 
@@ -244,6 +269,7 @@ struct Runner<'a> {
     /// The stages that stand, the one that is being built last.
     stages: Vec<Stage>,
     steps: Vec<Timed>,
+    caching: Caching,
     /// Of directories made in the work directory.
     count: usize,
 }
@@ -273,23 +299,69 @@ impl Runner<'_> {
                 // They are written together, when the rest is done.
                 What::Write { .. } | What::Label { .. } => {}
                 _ if skipped => {}
-                What::Base { .. } => self.timed(stage, step, |runner| runner.make_base(stage, step))?,
-                What::Copy { .. } => self.timed(stage, step, |runner| runner.copy(step))?,
+                What::Base { .. } => self.make_base(stage, step)?,
+                What::Copy { .. } => self.found_or_done(stage, step, |runner| runner.copy(step))?,
                 What::Run { place: Place::Inside, .. } => {
-                    self.timed(stage, step, |runner| runner.run_inside(step))?;
+                    self.found_or_done(stage, step, |runner| runner.run_inside(step))?;
                 }
                 What::Run { place: Place::Host, .. } => {
-                    self.timed(stage, step, |runner| runner.run_on_host(step))?;
+                    self.timed(stage, step, None, |runner| runner.run_on_host(step))?;
+                    if step.section == "%setup" {
+                        self.not_kept();
+                    }
                 }
             }
         }
         self.write_files(stage)?;
         for step in stage.steps.iter().filter(|step| is_test(step)) {
             if self.wanted(step) && !self.build.options.no_test {
-                self.timed(stage, step, |runner| runner.run_test(step))?;
+                self.found_or_done(stage, step, |runner| runner.run_test(step))?;
+            }
+        }
+        self.caching.end_stage();
+        Ok(())
+    }
+
+    /// A step that makes a layer: that of an earlier build, or it is done and its layer kept.
+    fn found_or_done(
+        &mut self,
+        stage: &StagePlan,
+        step: &Step,
+        work: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        match self.look_for(stage, step) {
+            Found::Layer(layer) => {
+                self.taken(stage, step);
+                self.add_layer(Some(layer));
+            }
+            Found::Missing { key, why } => {
+                self.timed(stage, step, why.as_deref(), work)?;
+                if let Some(layer) = self.stages.last_mut().and_then(|stage| stage.layers.pop()) {
+                    let layer = self.keep(stage, step, (key, layer));
+                    self.add_layer(Some(layer));
+                }
             }
         }
         Ok(())
+    }
+
+    /// The name of a stage, when there are several.
+    fn told_name(&self, stage: &StagePlan) -> Option<String> {
+        let several = self.build.plan.stages.len() > 1;
+        several.then(|| stage.name.clone().unwrap_or_else(|| stage.number.to_string()))
+    }
+
+    /// Tells of a step that need not be done.
+    fn taken(&mut self, stage: &StagePlan, step: &Step) {
+        let timed = Timed {
+            stage: self.told_name(stage),
+            step: step.section.clone(),
+            app: step.app.clone(),
+            time: Duration::ZERO,
+            cached: true,
+        };
+        (self.build.tell)(Event::Taken(&timed, step.line));
+        self.steps.push(timed);
     }
 
     /// Does a step; its time is kept, and its failure says where it stands.
@@ -297,22 +369,23 @@ impl Runner<'_> {
         &mut self,
         stage: &StagePlan,
         step: &Step,
+        why: Option<&str>,
         work: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
-        let plan = self.build.plan;
-        let several = plan.stages.len() > 1;
-        let name = several.then(|| stage.name.clone().unwrap_or_else(|| stage.number.to_string()));
+        let name = self.told_name(stage);
         let app = step.app.as_deref();
         (self.build.tell)(Event::Begins {
             stage: name.as_deref(),
             step: &step.section,
             app,
             line: step.line,
+            why,
         });
         let started = Instant::now();
         work(self)?;
         let app = step.app.clone();
-        let timed = Timed { stage: name, step: step.section.clone(), app, time: started.elapsed() };
+        let timed =
+            Timed { stage: name, step: step.section.clone(), app, time: started.elapsed(), cached: false };
         (self.build.tell)(Event::Ended(&timed));
         self.steps.push(timed);
         Ok(())

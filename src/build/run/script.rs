@@ -51,9 +51,10 @@ impl Runner<'_> {
         let answer = if step.section == "%pre" {
             step::on_host(|| answer(call(None)?))
         } else {
+            let ids = self.ids.clone();
             self.beside(None, |root, _| {
-                let path = root.path();
-                answer(call(Some(path))?)
+                step::emulate_root(&ids);
+                answer(call(Some(root.path()))?)
             })
         };
         let answer = answer.map_err(|error| self.at(step.line, error))?;
@@ -102,7 +103,11 @@ impl Runner<'_> {
         let plan = plan_inside(&building, &self.build.options.flags, &[], surroundings)
             .map_err(|error| self.at(step.line, error))?;
         let ended = self.run_plan(&plan).map_err(|error| self.at(step.line, error))?;
-        self.judge(step, ended)
+        self.judge(step, ended)?;
+        // Nothing of it stays, but that it has passed.
+        let layer = self.new_layer()?;
+        self.add_layer(layer);
+        Ok(())
     }
 
     fn run_plan(&self, plan: &RunPlan) -> Result<Ended> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::cached::Found;
 use super::copy::{self, From};
 use super::rooted::Rooted;
 use super::{Runner, image_files};
@@ -121,17 +122,36 @@ impl Runner<'_> {
     pub(super) fn make_base(&mut self, stage: &StagePlan, step: &Step) -> Result<()> {
         let What::Base { agent, keys } = &step.what else { return Ok(()) };
         let last = stage.number == self.build.plan.stages.len();
-        let base = match &self.build.options.update {
-            Some(sandbox) if last => Base::directory(sandbox.clone()),
-            _ => {
-                let directory = self.directory("base")?;
-                let order =
-                    agents::Order { agent, keys, directory: &directory, ids: &self.ids, host: self.host };
-                let from = keys.iter().find(|key| key.key == "From").map_or(step.line, |key| key.line);
-                agents::make(&order).map_err(|error| self.at(from, error))?
+        let found = self.look_for_base(stage, step, agents::makes(agent));
+        let update = self.build.options.update.as_ref().filter(|_| last);
+        let base = match (update, found) {
+            (Some(sandbox), _) => Base::directory(sandbox.clone()),
+            (None, Found::Layer(layer)) => {
+                self.taken(stage, step);
+                Base::directory(layer.join("upper"))
+            }
+            (None, Found::Missing { key, why }) => {
+                let layer = self.directory("base")?;
+                let directory = layer.join("upper");
+                std::fs::create_dir(&directory).tried(|| format!("cannot make {directory:?}"))?;
+                let mut made = None;
+                self.timed(stage, step, why.as_deref(), |runner| {
+                    let (ids, host) = (&runner.ids, runner.host);
+                    let order = agents::Order { agent, keys, directory: &directory, ids, host };
+                    let from = keys.iter().find(|key| key.key == "From").map_or(step.line, |key| key.line);
+                    made = Some(agents::make(&order).map_err(|error| runner.at(from, error))?);
+                    Ok(())
+                })?;
+                match made.filter(|_| !agents::makes(agent)) {
+                    Some(base) => {
+                        self.start_on(agent, &base.path)?;
+                        base
+                    }
+                    None => Base::directory(self.keep(stage, step, (key, layer)).join("upper")),
+                }
             }
         };
-        let in_place = last && self.build.options.update.is_some();
+        let in_place = update.is_some();
         self.stages.push(Stage { name: stage.name.clone(), base, layers: Vec::new(), in_place });
         let apps = image_files::apps(stage);
         self.beside(None, |root, _| {

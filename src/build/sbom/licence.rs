@@ -143,7 +143,11 @@ fn join(all: impl Iterator<Item = Found>) -> Found {
     let mut expressions = BTreeSet::new();
     let mut references = BTreeSet::new();
     for found in all.filter(|found| !found.expression.is_empty()) {
-        expressions.insert(found.expression);
+        // Files say in turn what holds for other files too.
+        match found.expression.contains(['(', ')']) || found.expression.contains(" OR ") {
+            true => _ = expressions.insert(found.expression),
+            false => expressions.extend(found.expression.split(" AND ").map(str::to_owned)),
+        }
         references.extend(found.references);
     }
     let alone = expressions.len() == 1;
@@ -260,11 +264,12 @@ impl Reader<'_> {
 fn reference(name: &str, from: &str) -> Reference {
     let name: String = name.chars().take(EXPRESSION_BYTES).collect();
     let plain = name.strip_prefix("LicenseRef-").unwrap_or(&name);
-    let mut id: String =
-        plain.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).take(60).collect();
+    let fit: String =
+        plain.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let fit: String = fit.trim_matches('-').chars().take(60).collect();
     // The same name in two files may be two licences; and two names may look the same like this.
     let digest = Digest::of(Sha256::digest(format!("{name}\0{from}")).into()).to_string();
-    id = format!("LicenseRef-{}-{}", id.trim_matches('-'), &digest[..8]);
+    let id = format!("LicenseRef-{fit}-{}", &digest[..8]);
     Reference { id: id.replace("--", "-"), name, from: from.to_owned() }
 }
 

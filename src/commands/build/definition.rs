@@ -16,7 +16,7 @@ use crate::build::run::{Build, BuildOptions, Built, Event, carry_out};
 use crate::build::workdir;
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
-use crate::commands::{printed, warn};
+use crate::commands::{printed, setting, warn};
 use crate::config::{self, Config};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -96,6 +96,9 @@ fn options(args: &BuildArgs) -> Result<BuildOptions> {
         },
         sections,
         no_test: args.notest,
+        ignore_subuid: args.ignore_subuid,
+        disable_cache: args.disable_cache || setting("DISABLE_CACHE"),
+        no_cache_from: args.no_cache_from.clone(),
         force: args.force,
         tmpdir: args.tmpdir.clone().filter(|path| !path.as_os_str().is_empty()),
         no_cleanup: args.no_cleanup,
@@ -219,11 +222,15 @@ pub fn dry_run(path: &Path, args: &BuildArgs, global: &Global) -> Result<i32> {
     let host = Host::probe();
     let options = options(args)?;
     let place = workdir::place(options.tmpdir.as_deref(), &host)?;
-    let ids = match building::ids(&host) {
-        IdMap::Whole => "all ids, as root",
-        IdMap::Root { .. } => "the caller's id as root; what needs others is written down",
-        IdMap::Subordinate { .. } => "the caller's id as root, and subordinate ids",
-        IdMap::Caller { .. } => "the caller's id",
+    let (ids, one_id_because) = building::ids(&building::plain_host(&host, options.ignore_subuid));
+    let ids = match ids {
+        IdMap::Whole => "all ids, as root".to_owned(),
+        IdMap::Root { .. } => {
+            let because = one_id_because.map_or_else(String::new, |why| format!(" ({why})"));
+            format!("the caller's id as root; what needs others is recorded{because}")
+        }
+        IdMap::Subordinate { .. } => "the caller's id as root, and subordinate ids".to_owned(),
+        IdMap::Caller { .. } => "the caller's id".to_owned(),
     };
     let mut text = String::new();
     if args.source.is_some() {

@@ -40,11 +40,23 @@ impl<'a> Show<'a> {
     pub fn event(&self, event: &Event<'_>) {
         match event {
             Event::Warning(warning) => warn(self.global, warning),
-            Event::Begins { stage, step, app, line } => {
-                self.json(&json!({"event": "begin", "stage": stage, "step": step, "app": app, "line": line}));
-                self.say(&format!("{} (line {line})", name(*stage, step, *app)));
+            Event::Begins { stage, step, app, line, why } => {
+                self.json(&json!({
+                    "event": "begin", "stage": stage, "step": step, "app": app, "line": line, "why": why,
+                }));
+                let why = why.map_or_else(String::new, |why| format!(": {why}"));
+                self.say(&format!("{} (line {line}){why}", name(*stage, step, *app)));
             }
-            Event::Ended(Timed { stage, step, app, time }) => {
+            Event::Taken(Timed { stage, step, app, .. }, line) => {
+                self.json(&json!({
+                    "event": "cached", "stage": stage, "step": step, "app": app, "line": line,
+                }));
+                self.say(&format!(
+                    "{} (line {line}): from the cache",
+                    name(stage.as_deref(), step, app.as_deref())
+                ));
+            }
+            Event::Ended(Timed { stage, step, app, time, .. }) => {
                 let seconds = time.as_secs_f64();
                 self.json(
                     &json!({"event": "end", "stage": stage, "step": step, "app": app, "seconds": seconds}),
@@ -82,14 +94,17 @@ impl<'a> Show<'a> {
             return;
         }
         let mut text = format!("{target}: {}, {} files\n", amount(packed.bytes), count(packed.inodes));
-        let mut row = |name: &str, time: Duration| {
-            text.push_str(&format!("  {name:<30} {:>8.1} s\n", time.as_secs_f64()));
+        let mut row = |name: &str, time: Option<Duration>| {
+            text.push_str(&match time {
+                Some(time) => format!("  {name:<30} {:>8.1} s\n", time.as_secs_f64()),
+                None => format!("  {name:<30}     cached\n"),
+            });
         };
-        for Timed { stage, step, app, time } in steps {
-            row(&name(stage.as_deref(), step, app.as_deref()), *time);
+        for Timed { stage, step, app, time, cached } in steps {
+            row(&name(stage.as_deref(), step, app.as_deref()), (!cached).then_some(*time));
         }
-        row("packing", packing);
-        row("in all", total);
+        row("packing", Some(packing));
+        row("in all", Some(total));
         // Nobody is left to tell when standard error cannot be written to.
         let _ = io::stderr().write_all(text.as_bytes());
     }

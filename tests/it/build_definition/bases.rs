@@ -100,7 +100,7 @@ fn a_base_of_another_processor_is_named_when_something_is_to_run_in_it() {
     }
     let place = place("base-machine");
     let mut sif = fs::read(place.work("busybox.sif")).unwrap();
-    // Both places say it: the header, and the partition, which is the last of three objects.
+    // Both places say it: the header, and the partition, which is the last of two objects.
     sif[45..47].copy_from_slice(b"11");
     let at = 4096 + 585 + 209;
     sif[at..at + 2].copy_from_slice(b"11");

@@ -40,5 +40,6 @@ fn leavings(place: &Place) -> Vec<String> {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
         entries.map(|entry| entry.path().to_string_lossy().into_owned()).collect()
     };
-    list(&cache).iter().flat_map(|directory| list(Path::new(directory))).collect()
+    let work = list(&cache).into_iter().filter(|directory| directory.contains("/skiff-build-"));
+    work.flat_map(|directory| list(Path::new(&directory))).collect()
 }

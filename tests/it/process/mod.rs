@@ -1,6 +1,7 @@
 //! What a program in a container is as a process, seen from inside and outside: how it ends, what it inherits, what it
-//! leaves; at a terminal in `terminal.rs`; for callers and in places that lack something in `circumstances.rs`.
+//! leaves; at a terminal in `terminal.rs`; signals that come early in `arriving.rs`; for callers and in places that lack something in `circumstances.rs`.
 
+mod arriving;
 mod circumstances;
 mod terminal;
 

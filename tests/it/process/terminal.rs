@@ -11,7 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use super::*;
 
 /// A shell at a terminal.
-struct Terminal {
+pub struct Terminal {
     shell: Child,
     master: fs::File,
     said: String,
@@ -22,7 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Terminal {
     /// A bash of the host at a new terminal, without echo and prompt.
-    fn new(place: &Place) -> Self {
+    pub fn new(place: &Place) -> Self {
+        let bash = ["bash", "--noediting", "--norc", "--noprofile", "-i"];
+        let mut terminal =
+            Self::of(place, |command| command.args(bash).env("PS1", "").env("PS2", "").env("TERM", "dumb"));
+        terminal.line("bind 2>/dev/null; PS1=; echo rea''dy");
+        terminal.expect("ready\r\n");
+        terminal
+    }
+
+    /// A program at a new terminal without echo, as the leader of its session.
+    fn of(place: &Place, program: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let pty = nix::pty::openpty(None, None).expect("a terminal can be made");
         for end in [&pty.master, &pty.slave] {
             rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).expect("a descriptor can be marked");
@@ -37,51 +47,54 @@ impl Terminal {
             nix::unistd::fchown(&pty.slave, Some(uid), None).expect("a terminal can be given away");
         }
         let mut command = place.command("setsid");
-        command.args(["--ctty", "bash", "--noediting", "--norc", "--noprofile", "-i"]);
-        command.env("PS1", "").env("PS2", "").env("TERM", "dumb").env("skiff", skiff_binary());
+        program(command.arg("--ctty")).env("skiff", skiff_binary());
         let shell = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("setsid starts");
-        let mut terminal = Self { shell, master: OwnedFd::into(pty.master), said: String::new() };
-        terminal.line("bind 2>/dev/null; PS1=; echo rea''dy");
-        terminal.expect("ready\r\n");
-        terminal
+        Self { shell, master: OwnedFd::into(pty.master), said: String::new() }
     }
 
-    fn press(&mut self, keys: &str) {
+    pub fn press(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("the terminal takes keys");
     }
 
-    fn line(&mut self, line: &str) {
+    pub fn line(&mut self, line: &str) {
         self.press(&format!("{line}\n"));
     }
 
     /// Waits until `text` has been said, and forgets what was said until then.
-    fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
+        self.expect_one_of(&[text]);
+    }
+
+    /// Waits until one of `texts` has been said, forgets what was said until then, and gives its place in the list.
+    pub fn expect_one_of(&mut self, texts: &[&str]) -> usize {
         let end = Instant::now() + PATIENCE;
         loop {
-            if let Some(at) = self.said.find(text) {
-                self.said.drain(..at + text.len());
-                return;
+            for (place, text) in texts.iter().enumerate() {
+                if let Some(at) = self.said.find(text) {
+                    self.said.drain(..at + text.len());
+                    return place;
+                }
             }
             let left = end.saturating_duration_since(Instant::now());
             let limit = Timespec::try_from(left).expect("a short time");
             let mut ready = [PollFd::new(&self.master, PollFlags::IN)];
             let count = rustix::event::poll(&mut ready, Some(&limit)).expect("a terminal can be watched");
-            assert!(count > 0, "the terminal never said {text:?}, but {:?}", self.said);
+            assert!(count > 0, "the terminal never said {texts:?}, but {:?}", self.said);
             let mut bytes = [0; 4096];
             // EIO when the last program at the terminal has ended.
             let count = self.master.read(&mut bytes).unwrap_or(0);
-            assert!(count > 0, "the terminal is gone before it said {text:?}; it said {:?}", self.said);
+            assert!(count > 0, "the terminal is gone before it said {texts:?}; it said {:?}", self.said);
             self.said.push_str(&String::from_utf8_lossy(&bytes[..count]));
         }
     }
 
     /// What the shell says the last command's status was.
-    fn expect_status(&mut self, status: i32) {
+    pub fn expect_status(&mut self, status: i32) {
         self.line("echo sta''tus $?.");
         self.expect(&format!("status {status}.\r\n"));
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.line("exit 0");
         let status = self.shell.wait().expect("a child can be waited for");
         assert!(status.success(), "{status}: {:?}", self.said);
@@ -96,9 +109,9 @@ impl Drop for Terminal {
     }
 }
 
-const CTRL_C: &str = "\x03";
-const CTRL_D: &str = "\x04";
-const CTRL_Z: &str = "\x1a";
+pub const CTRL_C: &str = "\x03";
+pub const CTRL_D: &str = "\x04";
+pub const CTRL_Z: &str = "\x1a";
 const CTRL_BACKSLASH: &str = "\x1c";
 
 /// A terminal for each way to run a program, with the flags of that way in `$flags`.
@@ -231,4 +244,25 @@ fn a_shell_in_the_container_has_job_control_of_its_own() {
         // The host's shell has the terminal back.
         terminal.expect_status(6);
     });
+}
+
+#[test]
+fn a_terminal_that_is_hung_up_is_heard_of_by_the_program() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("terminal-hangup");
+    place.busybox_image();
+    let script = "trap 'echo hung up >said; exit 3' HUP; echo here; while :; do sleep 0.02; done";
+    for flags in WAYS {
+        // The kernel tells the leader of the session alone, as where ssh starts it.
+        let words = [&["exec"], flags, &["busybox.sif", "sh", "-c", script]].concat();
+        let mut terminal = Terminal::of(&place, |command| command.arg(skiff_binary()).args(words));
+        terminal.expect("here\r\n");
+        let null = fs::File::open("/dev/null").expect("/dev/null can be opened");
+        drop(std::mem::replace(&mut terminal.master, null));
+        assert_eq!(terminal.shell.wait().expect("it ends").code(), Some(3), "{flags:?}");
+        assert_eq!(fs::read_to_string(place.work("said")).expect("it said something"), "hung up\n");
+        fs::remove_file(place.work("said")).expect("a file can be removed");
+    }
 }
