@@ -1,6 +1,11 @@
 //! What a build makes and what it tells.
 
 use std::fs;
+use std::path::Path;
+
+use clap::CommandFactory;
+use skiff::cli::Cli;
+use skiff::cli::build_other::BUILD_OTHERS;
 
 use super::{NEEDS, build, leavings, place};
 use crate::harness::{able, finish};
@@ -129,4 +134,21 @@ fn a_dry_run_says_where_and_what_and_does_nothing() {
     assert!(!place.work("new.sif").exists());
     let said = place.run(["build", "--section", "setpu", "new.sif", "new.def"]).fails(255);
     assert!(said.contains("cannot run the section \"setpu\""), "{said}");
+}
+
+#[test]
+fn every_flag_of_build_is_in_the_documents() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/compatibility.md");
+    let text = fs::read_to_string(page).expect("the document is there");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| build ")).collect();
+    let mut command = Cli::command();
+    command.build();
+    let build = command.find_subcommand("build").expect("there is such a verb");
+    let own = build.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned);
+    let others = BUILD_OTHERS.iter().map(|row| row.names[0].to_owned());
+    let general = ["help", "verbose", "quiet", "silent", "debug", "nocolor", "no-color"];
+    for flag in own.chain(others).filter(|flag| !general.contains(&flag.as_str())) {
+        let named = format!("`--{flag}`");
+        assert!(rows.iter().any(|row| row.contains(&named)), "docs/compatibility.md lacks --{flag} of build");
+    }
 }
