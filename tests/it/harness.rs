@@ -84,6 +84,12 @@ pub enum Need {
     Strace,
     /// bubblewrap, another maker of containers.
     Bubblewrap,
+    /// A C compiler that links statically.
+    StaticC,
+    /// musl's C compiler.
+    Musl,
+    /// The mirror that the Debian tree has its packages from.
+    Mirror,
 }
 
 impl Need {
@@ -97,6 +103,9 @@ impl Need {
             Self::RequestTimeout => "request-timeout",
             Self::Strace => "strace",
             Self::Bubblewrap => "bubblewrap",
+            Self::StaticC => "static-c",
+            Self::Musl => "musl",
+            Self::Mirror => "mirror",
         }
     }
 
@@ -141,8 +150,35 @@ impl Need {
                 let able = status.map_err(|e| format!("cannot run bwrap: {e}"))?.success();
                 able.then_some(()).ok_or_else(|| "bwrap cannot make a user namespace".into())
             }
+            Self::StaticC => links_statically("gcc"),
+            Self::Musl => links_statically("musl-gcc"),
+            Self::Mirror => mirror_answers(),
         }
     }
+}
+
+fn links_statically(compiler: &str) -> Result<(), String> {
+    let mut trial = Command::new(compiler);
+    trial.args(["-static", "-x", "c", "-o", "/dev/null", "-"]).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut child = trial.spawn().map_err(|e| format!("cannot run {compiler}: {e}"))?;
+    let mut input = child.stdin.take().expect("stdin is piped");
+    input.write_all(b"int main(void) { return 0; }").map_err(|e| format!("{compiler}: {e}"))?;
+    drop(input);
+    let able = child.wait().map_err(|e| format!("{compiler}: {e}"))?.success();
+    able.then_some(()).ok_or_else(|| format!("{compiler} has no static C library"))
+}
+
+fn mirror_answers() -> Result<(), String> {
+    use std::net::ToSocketAddrs;
+    let list = debian_tree().join("etc/apt/sources.list");
+    let text = fs::read_to_string(&list).map_err(|e| format!("{}: {e}", list.display()))?;
+    let host = text.split_whitespace().find_map(|word| word.strip_prefix("http://")?.split('/').next());
+    let host = host.ok_or("the Debian tree has no mirror")?;
+    let port = if host.contains(':') { "" } else { ":80" };
+    let mut places = format!("{host}{port}").to_socket_addrs().map_err(|e| format!("{host}: {e}"))?;
+    let place = places.next().ok_or_else(|| format!("{host} has no address"))?;
+    let met = std::net::TcpStream::connect_timeout(&place, Duration::from_secs(10));
+    met.map(|_| ()).map_err(|e| format!("{host}: {e}"))
 }
 
 /// Whether this machine has all of `needs`. If not, the caller returns: the test is skipped with a line that

@@ -6,6 +6,7 @@ mod compatibility;
 mod definition;
 mod demo;
 mod dropin;
+mod emulate;
 mod environment;
 mod errors;
 mod exec;
