@@ -245,8 +245,9 @@ static void devices(void) {
     is(mknod("pipe", S_IFIFO | 0600, 0), 0);
     is(mode_of("pipe"), S_IFIFO | 0600);
     is(mknod("plain", S_IFREG | 0600, 0), 0);
-    is(mknod("whiteout", S_IFCHR, 0), 0);
-    is(mode_of("whiteout"), S_IFCHR);
+    /* Overlays keep theirs for themselves. */
+    if (mknod("whiteout", S_IFCHR, 0)) is(errno, EPERM);
+    else is(mode_of("whiteout"), S_IFCHR);
     umask(022);
 }
 

@@ -150,35 +150,11 @@ impl Need {
                 let able = status.map_err(|e| format!("cannot run bwrap: {e}"))?.success();
                 able.then_some(()).ok_or_else(|| "bwrap cannot make a user namespace".into())
             }
-            Self::StaticC => links_statically("gcc"),
-            Self::Musl => links_statically("musl-gcc"),
-            Self::Mirror => mirror_answers(),
+            Self::StaticC => crate::needs::links_statically("gcc"),
+            Self::Musl => crate::needs::links_statically("musl-gcc"),
+            Self::Mirror => crate::needs::mirror_answers(),
         }
     }
-}
-
-fn links_statically(compiler: &str) -> Result<(), String> {
-    let mut trial = Command::new(compiler);
-    trial.args(["-static", "-x", "c", "-o", "/dev/null", "-"]).stdin(Stdio::piped()).stderr(Stdio::null());
-    let mut child = trial.spawn().map_err(|e| format!("cannot run {compiler}: {e}"))?;
-    let mut input = child.stdin.take().expect("stdin is piped");
-    input.write_all(b"int main(void) { return 0; }").map_err(|e| format!("{compiler}: {e}"))?;
-    drop(input);
-    let able = child.wait().map_err(|e| format!("{compiler}: {e}"))?.success();
-    able.then_some(()).ok_or_else(|| format!("{compiler} has no static C library"))
-}
-
-fn mirror_answers() -> Result<(), String> {
-    use std::net::ToSocketAddrs;
-    let list = debian_tree().join("etc/apt/sources.list");
-    let text = fs::read_to_string(&list).map_err(|e| format!("{}: {e}", list.display()))?;
-    let host = text.split_whitespace().find_map(|word| word.strip_prefix("http://")?.split('/').next());
-    let host = host.ok_or("the Debian tree has no mirror")?;
-    let port = if host.contains(':') { "" } else { ":80" };
-    let mut places = format!("{host}{port}").to_socket_addrs().map_err(|e| format!("{host}: {e}"))?;
-    let place = places.next().ok_or_else(|| format!("{host} has no address"))?;
-    let met = std::net::TcpStream::connect_timeout(&place, Duration::from_secs(10));
-    met.map(|_| ()).map_err(|e| format!("{host}: {e}"))
 }
 
 /// Whether this machine has all of `needs`. If not, the caller returns: the test is skipped with a line that

@@ -16,6 +16,7 @@ mod hosts;
 mod inspect;
 mod layering;
 mod leaving;
+mod needs;
 mod old_kernels;
 mod pack;
 mod process;
