@@ -73,7 +73,7 @@ packages() {
       case $group in
         build) list+=(gcc libc6-dev make pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
-        test) list+=(g++ libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap) ;;
+        test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap) ;;
         client) list+=(python3 python3-venv) ;;
       esac
     done
@@ -92,7 +92,7 @@ packages() {
       case $group in
         build) list+=(gcc glibc-devel make pkgconf-pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-keyring shadow-utils util-linux python3) ;;
-        test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static python3 strace bubblewrap) ;;
+        test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static musl-gcc python3 strace bubblewrap) ;;
         client) list+=(python3 python3-pip) ;;
       esac
     done

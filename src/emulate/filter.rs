@@ -361,3 +361,110 @@ fn give(action: u32) -> Instruction {
 fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> Instruction {
     Instruction { code: code as u16, jt, jf, k }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a program gives for a call.
+    fn given(program: &[Instruction], audit: u32, number: u32, arguments: [u32; 4]) -> u32 {
+        let (mut place, mut held) = (0, 0);
+        loop {
+            let Instruction { code, jt, jf, k } = program[place];
+            place += 1;
+            let skipped = |met: bool| usize::from(if met { jt } else { jf });
+            match u32::from(code) {
+                code if code == libc::BPF_RET | libc::BPF_K => return k,
+                code if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => {
+                    held = match k {
+                        NUMBER => number,
+                        ARCHITECTURE => audit,
+                        k => arguments[(k as usize - 16) / 8],
+                    };
+                }
+                code if code == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K => held &= k,
+                code if code == libc::BPF_JMP | libc::BPF_JA => place += k as usize,
+                JUMP_EQUAL => place += skipped(held == k),
+                JUMP_NOT_LESS => place += skipped(held >= k),
+                code => panic!("instruction {code:#x}"),
+            }
+        }
+    }
+
+    const MACHINES: [&str; 3] = ["x86_64", "aarch64", "riscv64"];
+    const ASK: u32 = libc::SECCOMP_RET_USER_NOTIF;
+    const DEVICE: [u32; 4] = [0, libc::S_IFCHR | 0o666, 0x103, 0];
+
+    #[test]
+    fn every_call_of_the_tables_is_emulated_and_no_other() {
+        for machine in MACHINES {
+            let [ask, pretend] =
+                [Action::Ask, Action::Pretend].map(|action| program(machine, action).expect("known"));
+            for Architecture { audit, calls } in architectures(machine) {
+                assert!(calls.windows(2).all(|two| two[0].0 < two[1].0), "{machine} {audit:#x}");
+                for number in (0..600).chain([0x4000_0000 + 92, u32::MAX]) {
+                    let call = calls.iter().find(|(known, _)| *known == number).map(|(_, call)| *call);
+                    // For mknod, arguments 1 and 2 are mode and device, and for mknodat 2 and 3.
+                    let shifted =
+                        if call == Some(Call::Mknodat) { [0, 0, DEVICE[1], DEVICE[2]] } else { DEVICE };
+                    let expected = if call.is_some() { ASK } else { ALLOW };
+                    assert_eq!(
+                        given(&ask, *audit, number, shifted),
+                        expected,
+                        "{machine} {audit:#x} {number}"
+                    );
+                    let pretended = call.is_some_and(|call| concerns(Action::Pretend, call));
+                    let expected = if pretended { libc::SECCOMP_RET_ERRNO } else { ALLOW };
+                    assert_eq!(given(&pretend, *audit, number, shifted), expected, "{machine} {number}");
+                }
+            }
+            // A processor of another kind.
+            assert_eq!(given(&ask, 0x1234, 92, DEVICE), ALLOW);
+        }
+        assert!(program("vax", Action::Ask).is_none());
+    }
+
+    #[test]
+    fn of_what_mknod_makes_only_devices_are_emulated() {
+        let program = program("x86_64", Action::Ask).expect("known");
+        let mknod = |mode: u32, device: u32| given(&program, 0xC000_003E, 133, [0, mode, device, 0]);
+        let mknodat = |mode: u32, device: u32| given(&program, 0xC000_003E, 259, [0, 0, mode, device]);
+        for (kind, device, expected) in [
+            (libc::S_IFCHR, 1, ASK),
+            (libc::S_IFBLK, 1, ASK),
+            (libc::S_IFBLK, 0, ASK),
+            (libc::S_IFCHR, 0, ALLOW),
+            (libc::S_IFIFO, 1, ALLOW),
+            (libc::S_IFREG, 1, ALLOW),
+            (libc::S_IFSOCK, 1, ALLOW),
+            (libc::S_IFDIR, 1, ALLOW),
+            (0, 1, ALLOW),
+        ] {
+            for mode in [kind, kind | 0o666, kind | 0o7777] {
+                assert_eq!([mknod(mode, device), mknodat(mode, device)], [expected; 2], "{mode:o} {device}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_this_machine() {
+        for (number, call_) in [
+            (libc::SYS_fchownat, Call::Fchownat),
+            (libc::SYS_fchown, Call::Fchown),
+            (libc::SYS_mknodat, Call::Mknodat),
+            (libc::SYS_setresuid, SETRESUID),
+            (libc::SYS_setregid, SETREGID),
+            (libc::SYS_setfsgid, SETFSGID),
+            (libc::SYS_getegid, GETEGID),
+            (libc::SYS_getresgid, GETRESGID),
+            (libc::SYS_setgroups, Call::Setgroups),
+            (libc::SYS_lsetxattr, Call::Lsetxattr),
+            (libc::SYS_fremovexattr, Call::Fremovexattr),
+            (libc::SYS_capset, Call::Capset),
+        ] {
+            let audit = architectures(std::env::consts::ARCH)[0].audit;
+            assert_eq!(call(audit, number as i32), Some(call_), "{number}");
+        }
+        assert_eq!(call(0xC000_003E, -1), None);
+    }
+}

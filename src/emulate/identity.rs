@@ -91,7 +91,12 @@ pub struct Identity {
     capabilities: u32,
     /// Those of the program.
     had: u32,
+    /// Which program has kept capabilities without being root: they end with the next one, which nobody tells of.
+    kept_by: Option<Executed>,
 }
+
+/// Names the program that a process has executed, as far as needed: two that follow each other differ.
+pub type Executed = u64;
 
 /// Capabilities, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +120,7 @@ impl Identity {
 
     fn with_capabilities(capabilities: u32) -> Self {
         let root = Ids::default();
-        Self { user: root, group: root, groups: None, had: capabilities, capabilities }
+        Self { user: root, group: root, groups: None, had: capabilities, capabilities, kept_by: None }
     }
 
     pub fn ids(&self, which: Which) -> &Ids {
@@ -151,12 +156,21 @@ impl Identity {
         }
     }
 
-    /// Takes what capset(2) was asked for. Root keeps all, since it has all again after the next execve, which nobody
-    /// tells of. Others may have kept them (PR_SET_KEEPCAPS), to change their groups after their user.
-    pub fn set_capabilities(&mut self, effective: u32) {
+    /// Takes what capset(2) was asked for by a program. Root keeps all, since it has all again after the next execve.
+    /// Others may have kept them (PR_SET_KEEPCAPS), to change their groups after their user.
+    pub fn set_capabilities(&mut self, effective: u32, program: Option<Executed>) {
         if self.user.effective != 0 {
             self.capabilities = effective & self.had;
+            self.kept_by = program.filter(|_| self.capabilities != 0);
         }
+    }
+
+    /// Without capabilities that another program than this had kept. `program` is asked for only where there are any.
+    pub fn without_kept(mut self, program: impl FnOnce() -> Option<Executed>) -> Self {
+        if self.kept_by.is_some() && self.user.effective != 0 && self.kept_by != program() {
+            self.capabilities = 0;
+        }
+        self
     }
 
     /// Whether it is in a group, as far as files are concerned.
@@ -280,11 +294,12 @@ mod tests {
         who.set_user(ids(0, 7, 0), Set::Three);
         assert_eq!(has(&who), [false, false]);
         who.set_user(ids(0, 0, 0), Set::Three);
-        who.set_capabilities(0);
+        who.set_capabilities(0, None);
         assert_eq!(has(&who), [true, true]);
         who.set_user(ids(7, 7, 7), Set::Three);
-        who.set_capabilities(1 << Capability::Setgid as u32);
-        assert_eq!(has(&who), [true, false]);
+        who.set_capabilities(1 << Capability::Setgid as u32, Some(1));
+        assert_eq!(has(&who.clone().without_kept(|| Some(1))), [true, false]);
+        assert_eq!(has(&who.without_kept(|| Some(2))), [false, false]);
     }
 
     #[test]

@@ -44,7 +44,6 @@ use crate::error::{Error, Result};
 use crate::sys::process::{self, Fork};
 use crate::sys::{features, notify};
 use filter::Action;
-use target::View;
 
 /// What is emulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,11 +157,12 @@ fn supervise(control: &OwnedFd, program: libc::pid_t) -> ! {
     rustix::process::umask(rustix::fs::Mode::empty());
     let here = 0_u64;
     let readable = notify::read_memory(program, &raw const here as u64, &mut [0]).is_ok();
-    if !readable || !View::new().is_ok_and(|view| view.is_right()) || send(control, None).is_err() {
+    let (true, Some(proc)) = (readable, target::own_proc()) else { process::exit(1) };
+    if send(control, None).is_err() {
         process::exit(1);
     }
     match receive(control) {
-        Ok(Some(Some(listener))) => supervisor::run(listener),
+        Ok(Some(Some(listener))) => supervisor::run(listener, proc),
         // There was none to be had, or the program's process is gone.
         _ => process::exit(1),
     }

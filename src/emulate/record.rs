@@ -12,7 +12,7 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use super::target::{Outcome, by_descriptor};
@@ -158,8 +158,7 @@ impl Entry {
         let slash = path.iter().rposition(|byte| *byte == b'/')?;
         let (before, name) = (&path[..slash.max(1)], &path[slash + 1..]);
         let how = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::NO_SYMLINKS;
-        let directory = rustix::fs::openat2(rustix::fs::CWD, before, how, Mode::empty(), resolve).ok()?;
+        let directory = rustix::fs::open(before, how, Mode::empty()).ok()?;
         let named = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         let same = (named.st_dev, named.st_ino) == (self.facts.st_dev, self.facts.st_ino);
         let attribute = [OWNER.as_bytes(), b".", name].concat();

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::files;
 use super::filter::{self, Call, Set, Which};
 use super::identity::{Capability, Identities, Identity, SAME};
-use super::target::{Outcome, Target, View};
+use super::target::{self, Outcome, Target, View};
 use crate::sys::notify::{Answer, Listener, Notification};
 use crate::sys::process;
 
@@ -36,18 +36,20 @@ struct Supervisor {
     /// What the program starts as: root with the capabilities that it was given, which are this process's too.
     root: Identity,
     identities: Identities,
+    proc: OwnedFd,
     turn: Mutex<()>,
     threads: AtomicUsize,
     waiting: AtomicUsize,
 }
 
 /// Answers until no filtered process is left, and ends this process.
-pub fn run(listener: OwnedFd) -> ! {
+pub fn run(listener: OwnedFd, proc: OwnedFd) -> ! {
     let Ok(listener) = Listener::new(listener) else { process::exit(1) };
     let supervisor = Supervisor {
         listener,
         root: Identity::root(),
         identities: Identities::default(),
+        proc,
         turn: Mutex::new(()),
         threads: AtomicUsize::new(0),
         waiting: AtomicUsize::new(0),
@@ -82,7 +84,7 @@ impl Supervisor {
 
     fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         // Without the programs' ENOSYS it would go on without answers.
-        let Ok(mut view) = View::new() else { process::exit(1) };
+        let Ok(mut view) = View::new(&self.proc) else { process::exit(1) };
         loop {
             let Some((notification, call)) = self.next(scope) else { return };
             // A mistake here is one failed call, not a program that waits for ever.
@@ -109,7 +111,9 @@ impl Supervisor {
                 }
                 Err(_) => process::exit(1),
             };
-            let Some(call) = filter::call(notification.architecture, notification.number) else {
+            // A thread that has no number here cannot be looked at.
+            let known = filter::call(notification.architecture, notification.number);
+            let Some(call) = known.filter(|_| notification.thread > 0) else {
                 self.listener.answer(notification.id, Answer::Continue);
                 continue;
             };
@@ -138,8 +142,10 @@ impl Supervisor {
         }
     }
 
-    fn who(&self, notification: &Notification) -> Identity {
-        self.identities.of(notification.thread).map_or_else(|| self.root.clone(), |who| Identity::clone(&who))
+    fn who(&self, thread: libc::pid_t) -> Identity {
+        let set = self.identities.of(thread);
+        let who = set.map_or_else(|| self.root.clone(), |who| Identity::clone(&who));
+        who.without_kept(|| target::executed(thread))
     }
 
     fn may_set(who: &Identity, which: Which) -> bool {
@@ -150,7 +156,7 @@ impl Supervisor {
     }
 
     fn set_ids(&self, notification: &Notification, which: Which, set: Set) -> Answer {
-        let mut who = self.who(notification);
+        let mut who = self.who(notification.thread);
         let [first, second, third, ..] = notification.arguments.map(|argument| argument as u32);
         let before = *who.ids(which);
         let after = match before.after(set, [first, second, third], Self::may_set(&who, which)) {
@@ -178,7 +184,7 @@ impl Supervisor {
             Call::Getgroups => self.get_groups(&target),
             Call::Setgroups => self.set_groups(&target),
             Call::Capset => self.set_capabilities(&target),
-            _ => files::answer(&mut target, call, &self.who(notification)),
+            _ => files::answer(&mut target, call, &self.who(notification.thread)),
         };
         answer.unwrap_or_else(|errno| Answer::Error(errno.raw_os_error()))
     }
@@ -208,7 +214,7 @@ impl Supervisor {
     fn set_groups(&self, target: &Target<'_>) -> Outcome<Answer> {
         /// `NGROUPS_MAX` of linux/limits.h.
         const MOST_GROUPS: u32 = 65536;
-        let mut who = self.who(target.notification);
+        let mut who = self.who(target.notification.thread);
         if !Self::may_set(&who, Which::Group) {
             return Err(Errno::PERM);
         }
@@ -236,7 +242,7 @@ impl Supervisor {
         if let (Some(who), Ok(effective)) = (self.identities.of(thread), target.read(target.argument(1), 4)) {
             let mut who = Identity::clone(&who);
             let word = effective.try_into().map_err(|_| Errno::FAULT)?;
-            who.set_capabilities(u32::from_ne_bytes(word));
+            who.set_capabilities(u32::from_ne_bytes(word), target::executed(thread));
             self.identities.set(thread, who).map_err(Errno::from_raw_os_error)?;
         }
         Ok(Answer::Continue)

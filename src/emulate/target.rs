@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
+use super::identity::Executed;
 use crate::sys::notify::{self, Listener, Notification};
 
 /// An errno, or a value.
@@ -37,25 +38,18 @@ pub struct View {
 type RootIdentity = (u32, u32, u64, u64);
 
 impl View {
-    /// Gives this thread a root and a working directory of its own.
+    /// Gives this thread a root and a working directory of its own. The root is still that of the thread that started
+    /// it; so /proc is given, opened where it surely is ours ([`own_proc`]).
     ///
     /// # Errors
-    /// EPERM where a filter forbids it; ENOENT without /proc.
-    pub fn new() -> Outcome<Self> {
+    /// EPERM where a filter forbids it.
+    pub fn new(proc: &OwnedFd) -> Outcome<Self> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
-            .map_err(|e| Errno::from_raw_os_error(e as i32))?;
-        let proc =
-            rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            .map_err(|error| Errno::from_raw_os_error(error as i32))?;
+        let proc = rustix::io::fcntl_dupfd_cloexec(proc, 3)?;
         rustix::process::fchdir(&proc)?;
         let root = identity(&open_path("/")?)?;
         Ok(Self { proc, root })
-    }
-
-    /// Whether /proc shows us under our own number, and so others under theirs.
-    pub fn is_right(&self) -> bool {
-        let own = std::process::id().to_string();
-        rustix::fs::readlinkat(&self.proc, "self", Vec::new())
-            .is_ok_and(|link| link.as_bytes() == own.as_bytes())
     }
 
     /// Makes the caller's root directory that of this thread.
@@ -72,6 +66,14 @@ impl View {
         self.root = identity;
         Ok(())
     }
+}
+
+/// The /proc that shows this process under its own number, and so others under theirs.
+pub fn own_proc() -> Option<OwnedFd> {
+    let how = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", how, Mode::empty()).ok()?;
+    let link = rustix::fs::readlinkat(&proc, "self", Vec::new()).ok()?;
+    (link.as_bytes() == std::process::id().to_string().as_bytes()).then_some(proc)
 }
 
 fn identity(directory: &OwnedFd) -> Outcome<RootIdentity> {
@@ -244,7 +246,7 @@ impl Target<'_> {
             return Ok(None);
         }
         if name == b"self" || name == b"thread-self" {
-            // The directory of a thread has all that the one of its process has, but `task`.
+            // The directory of a thread has what the one of its process has.
             return open_path(self.thread().to_string()).map(Some);
         }
         let how = OFlags::PATH | OFlags::CLOEXEC;
@@ -295,6 +297,12 @@ impl Target<'_> {
         let user = ids.and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok());
         Ok((mask, user.unwrap_or(u32::MAX)))
     }
+}
+
+/// What a thread has executed: where its stack began, which is new, by chance, at every execve. (proc_pid_stat(5), 28)
+pub fn executed(thread: libc::pid_t) -> Option<Executed> {
+    let stat = std::fs::read_to_string(format!("{thread}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(25)?.parse().ok()
 }
 
 /// The names of a path. A slash at its end is a name `.`, for which what comes before must be a directory.

@@ -5,6 +5,7 @@
  *        emulate hostile         what no program should do; must end, and leave the supervisor alive
  *        emulate chowns COUNT    so many changes of owner of the file 'file', and how long one took
  *        emulate ask             chown of a file: prints the errno
+ *        emulate children        prints the errno of waiting for a child
  *        emulate threads         ids and files from many threads and processes at once
  */
 #define _GNU_SOURCE
@@ -244,8 +245,9 @@ static void devices(void) {
     is(mknod("pipe", S_IFIFO | 0600, 0), 0);
     is(mode_of("pipe"), S_IFIFO | 0600);
     is(mknod("plain", S_IFREG | 0600, 0), 0);
-    is(mknod("whiteout", S_IFCHR, 0), 0);
-    is(mode_of("whiteout"), S_IFCHR);
+    /* Overlays keep theirs for themselves. */
+    if (mknod("whiteout", S_IFCHR, 0)) is(errno, EPERM);
+    else is(mode_of("whiteout"), S_IFCHR);
     umask(022);
 }
 
@@ -392,6 +394,11 @@ static void ids(void) {
         is(setgid(7), -EPERM);
         is(syscall(SYS_capset, &header, data), 0);
         is(setgid(7), 0);
+        is(chown("file", 1, 1), 0);
+        /* The next program has none. */
+        fflush(stdout);
+        execl("/proc/self/exe", "emulate", "kept", NULL);
+        failed = 1;
     });
 }
 
@@ -498,6 +505,12 @@ static void *use(void *number) {
 static int threads(void) {
     for (int p = 0; p < 4; p++) {
         if (fork()) continue;
+        /* Every other process has a root directory of its own, without /proc. */
+        char own[32];
+        snprintf(own, sizeof own, "process%d", p);
+        is(mkdir(own, 0755), 0);
+        is(chdir(own), 0);
+        if (p & 1) is(chroot("."), 0);
         pthread_t all[8];
         for (long t = 0; t < 8; t++) pthread_create(&all[t], NULL, use, (void *)(10 * p + t));
         for (int t = 0; t < 8; t++) pthread_join(all[t], NULL);
@@ -520,6 +533,15 @@ int main(int count, char **words) {
     if (!strcmp(what, "ask")) {
         make("asked", 0644);
         printf("%d\n", chown("asked", 1, 1) ? errno : 0);
+        return 0;
+    }
+    if (!strcmp(what, "kept")) {
+        is(chown("file", 1, 1), -EPERM);
+        is(setgid(8), -EPERM);
+        return failed;
+    }
+    if (!strcmp(what, "children")) {
+        printf("%d\n", wait(NULL) < 0 ? errno : 0);
         return 0;
     }
     if (!strcmp(what, "chowns") && count == 3) {

@@ -88,6 +88,12 @@ pub enum Need {
     Bubblewrap,
     /// The programs that map subordinate ids, and root to give the ordinary user some.
     Newuidmap,
+    /// A C compiler that links statically.
+    StaticC,
+    /// musl's C compiler.
+    Musl,
+    /// The mirror that the Debian tree has its packages from.
+    Mirror,
 }
 
 impl Need {
@@ -102,6 +108,9 @@ impl Need {
             Self::Strace => "strace",
             Self::Bubblewrap => "bubblewrap",
             Self::Newuidmap => "newuidmap",
+            Self::StaticC => "static-c",
+            Self::Musl => "musl",
+            Self::Mirror => "mirror",
         }
     }
 
@@ -154,6 +163,9 @@ impl Need {
                 let able = status.map_err(|e| format!("cannot run bwrap: {e}"))?.success();
                 able.then_some(()).ok_or_else(|| "bwrap cannot make a user namespace".into())
             }
+            Self::StaticC => crate::needs::links_statically("gcc"),
+            Self::Musl => crate::needs::links_statically("musl-gcc"),
+            Self::Mirror => crate::needs::mirror_answers(),
         }
     }
 }

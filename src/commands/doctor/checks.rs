@@ -247,7 +247,12 @@ fn kernel_features() -> Vec<Check> {
             features::has_seccomp_filters(),
             "an image server is confined by Landlock alone",
         ),
-        ("seccomp notification", "5.0", features::has_seccomp_notification(), "no emulation of root by it"),
+        (
+            "seccomp notification",
+            "5.0",
+            features::has_seccomp_notification(),
+            "with --fakeroot, owners are not recorded",
+        ),
     ];
     let mut there: Vec<String> = Vec::new();
     let mut checks = Vec::new();

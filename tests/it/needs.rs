@@ -1,0 +1,34 @@
+//! What a machine may lack that takes more than a look to find out.
+
+use std::fs;
+use std::io::Write;
+use std::net::ToSocketAddrs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::harness::debian_tree;
+
+/// Whether a C compiler makes static programs.
+pub fn links_statically(compiler: &str) -> Result<(), String> {
+    let mut trial = Command::new(compiler);
+    trial.args(["-static", "-x", "c", "-o", "/dev/null", "-"]).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut child = trial.spawn().map_err(|e| format!("cannot run {compiler}: {e}"))?;
+    let mut input = child.stdin.take().expect("stdin is piped");
+    input.write_all(b"int main(void) { return 0; }").map_err(|e| format!("{compiler}: {e}"))?;
+    drop(input);
+    let able = child.wait().map_err(|e| format!("{compiler}: {e}"))?.success();
+    able.then_some(()).ok_or_else(|| format!("{compiler} has no static C library"))
+}
+
+/// Whether the mirror of the Debian tree can be reached.
+pub fn mirror_answers() -> Result<(), String> {
+    let list = debian_tree().join("etc/apt/sources.list");
+    let text = fs::read_to_string(&list).map_err(|e| format!("{}: {e}", list.display()))?;
+    let host = text.split_whitespace().find_map(|word| word.strip_prefix("http://")?.split('/').next());
+    let host = host.ok_or("the Debian tree has no mirror")?;
+    let port = if host.contains(':') { "" } else { ":80" };
+    let mut places = format!("{host}{port}").to_socket_addrs().map_err(|e| format!("{host}: {e}"))?;
+    let place = places.next().ok_or_else(|| format!("{host} has no address"))?;
+    let met = std::net::TcpStream::connect_timeout(&place, Duration::from_secs(10));
+    met.map(|_| ()).map_err(|e| format!("{host}: {e}"))
+}
