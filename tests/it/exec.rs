@@ -1,6 +1,6 @@
 //! `skiff exec`: the user's process is the user's process, and containers of one image share its server.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Stdio};
 
@@ -8,11 +8,13 @@ use crate::harness::{Need, Place, able, busybox, collect, describe, finish, skif
 
 const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
 
-/// A container that has said a line and waits for the end of its standard input. Its standard output comes along:
-/// busybox's cat notices at once when nobody listens any more.
+/// A container whose program, cat, has said a line and waits for the end of its standard input. (One that a shell becomes
+/// after a word is caught by some of those who look in the middle of its execve, where it has no environment.) Its
+/// standard output comes along: busybox's cat notices at once when nobody listens any more.
 fn waiting(place: &Place) -> (Child, BufReader<ChildStdout>) {
-    let mut command = place.skiff(["exec", "busybox.sif", "sh", "-c", "echo here; exec cat"]);
+    let mut command = place.skiff(["exec", "busybox.sif", "cat"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("skiff starts");
+    writeln!(child.stdin.as_mut().expect("stdin is piped"), "here").expect("the container reads");
     let mut line = String::new();
     let mut out = BufReader::new(child.stdout.take().expect("stdout is piped"));
     out.read_line(&mut line).expect("the container says a line");
