@@ -398,8 +398,8 @@ mod tests {
     #[test]
     fn every_call_of_the_tables_is_emulated_and_no_other() {
         for machine in MACHINES {
-            let [ask, pretend] =
-                [Action::Ask, Action::Pretend].map(|action| program(machine, action).expect("known"));
+            let [ask, pretend] = [Action::Ask, Action::Pretend]
+                .map(|action| program(machine, Scope::Root, action).expect("known"));
             for Architecture { audit, calls } in architectures(machine) {
                 assert!(calls.windows(2).all(|two| two[0].0 < two[1].0), "{machine} {audit:#x}");
                 for number in (0..600).chain([0x4000_0000 + 92, u32::MAX]) {
@@ -413,7 +413,7 @@ mod tests {
                         expected,
                         "{machine} {audit:#x} {number}"
                     );
-                    let pretended = call.is_some_and(|call| concerns(Action::Pretend, call));
+                    let pretended = call.is_some_and(|call| concerns(Scope::Root, Action::Pretend, call));
                     let expected = if pretended { libc::SECCOMP_RET_ERRNO } else { ALLOW };
                     assert_eq!(given(&pretend, *audit, number, shifted), expected, "{machine} {number}");
                 }
@@ -421,27 +421,35 @@ mod tests {
             // A processor of another kind.
             assert_eq!(given(&ask, 0x1234, 92, DEVICE), ALLOW);
         }
-        assert!(program("vax", Action::Ask).is_none());
+        assert!(program("vax", Scope::Root, Action::Ask).is_none());
     }
 
     #[test]
     fn of_what_mknod_makes_only_devices_are_emulated() {
-        let program = program("x86_64", Action::Ask).expect("known");
-        let mknod = |mode: u32, device: u32| given(&program, 0xC000_003E, 133, [0, mode, device, 0]);
-        let mknodat = |mode: u32, device: u32| given(&program, 0xC000_003E, 259, [0, 0, mode, device]);
-        for (kind, device, expected) in [
-            (libc::S_IFCHR, 1, ASK),
-            (libc::S_IFBLK, 1, ASK),
-            (libc::S_IFBLK, 0, ASK),
-            (libc::S_IFCHR, 0, ALLOW),
-            (libc::S_IFIFO, 1, ALLOW),
-            (libc::S_IFREG, 1, ALLOW),
-            (libc::S_IFSOCK, 1, ALLOW),
-            (libc::S_IFDIR, 1, ALLOW),
-            (0, 1, ALLOW),
-        ] {
-            for mode in [kind, kind | 0o666, kind | 0o7777] {
-                assert_eq!([mknod(mode, device), mknodat(mode, device)], [expected; 2], "{mode:o} {device}");
+        for scope in [Scope::Root, Scope::Devices] {
+            let program = program("x86_64", scope, Action::Ask).expect("known");
+            let chown = if scope == Scope::Root { ASK } else { ALLOW };
+            assert_eq!(given(&program, 0xC000_003E, 92, DEVICE), chown);
+            let mknod = |mode: u32, device: u32| given(&program, 0xC000_003E, 133, [0, mode, device, 0]);
+            let mknodat = |mode: u32, device: u32| given(&program, 0xC000_003E, 259, [0, 0, mode, device]);
+            for (kind, device, expected) in [
+                (libc::S_IFCHR, 1, ASK),
+                (libc::S_IFBLK, 1, ASK),
+                (libc::S_IFBLK, 0, ASK),
+                (libc::S_IFCHR, 0, ALLOW),
+                (libc::S_IFIFO, 1, ALLOW),
+                (libc::S_IFREG, 1, ALLOW),
+                (libc::S_IFSOCK, 1, ALLOW),
+                (libc::S_IFDIR, 1, ALLOW),
+                (0, 1, ALLOW),
+            ] {
+                for mode in [kind, kind | 0o666, kind | 0o7777] {
+                    assert_eq!(
+                        [mknod(mode, device), mknodat(mode, device)],
+                        [expected; 2],
+                        "{mode:o} {device}"
+                    );
+                }
             }
         }
     }
