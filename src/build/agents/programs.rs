@@ -23,9 +23,9 @@ const UBUNTU_SCRIPT: &str = "/usr/share/debootstrap/scripts/gutsy";
 const DEVICES_BY_HOOKS: [&str; 3] = [
     "--skip=chroot/mount/dev",
     r#"--extract-hook=set -e; cd "$1/dev"; mkdir -p pts shm; chmod 755 pts shm
-    ln -sf /proc/self/fd fd; for n in 0,stdin 1,stdout 2,stderr; do ln -sf "/proc/self/fd/${n%,*}" "${n#*,}"; done
+    ln -sfn /proc/self/fd fd; for n in 0,stdin 1,stdout 2,stderr; do ln -sfn "/proc/self/fd/${n%,*}" "${n#*,}"; done
     for d in null zero full random urandom tty; do : >$d; mount --bind /dev/$d $d; done
-    ln -sf pts/ptmx ptmx; mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts pts"#,
+    ln -sfn pts/ptmx ptmx; mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts pts"#,
     r#"--customize-hook=set -e; cd "$1/dev"; umount pts; rm ptmx
     for d in null zero full random urandom tty; do umount $d; rm $d; done
     while read name major minor; do mknod -m 666 $name c $major $minor; done <<NODES
