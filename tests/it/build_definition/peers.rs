@@ -41,7 +41,7 @@ fn apptainer_runs_what_skiff_builds_and_writes_the_same_files() {
         eprintln!("SKIP: SKIFF_PEERS_ENTER names no way to other tools");
         return;
     };
-    assert_eq!(said.ok(), "run blue a\ntested\napp 1\n  ask Ada\n\nblue 1\nAuthor: Ada\n");
+    assert_eq!(said.ok(), "run blue a\ntested\napp 1\n  ask Ada\nblue 1\nAuthor: Ada\n");
     peer(&place, "apptainer build --sandbox theirs new.def").expect("it was there").ok();
     place.run(["build", "--sandbox", "ours", "new.def"]).ok();
     let list = |tree: &str| {
