@@ -31,8 +31,9 @@ Examples:
     List(ListArgs),
     /// Remove what is in the cache
     #[command(after_long_help = "\
-What a build uses at that moment stays. What no build can find any more, since what it stands on is gone, goes in any
-case. Exit status: 0 also when the answer is no; 255 when something could not be removed.
+What a build uses at that moment stays. What no build can find any more, since what it stands on
+is gone, goes whatever its age. Exit status: 0 also when the answer is no; 255 when something could
+not be removed.
 
 Examples:
   skiff cache clean                           everything, after a question

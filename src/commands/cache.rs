@@ -179,8 +179,12 @@ fn ask(entries: &[Listed], cache: &Cache) -> Result<bool> {
     io::stderr().write_all(question.as_bytes()).tried(tried)?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).tried(tried)?;
-    if answer.is_empty() && !io::stdin().is_terminal() {
-        eprintln!();
+    let typed = io::stdin().is_terminal();
+    if !typed {
+        // Nobody has ended the line.
+        io::stderr().write_all(b"\n").tried(tried)?;
+    }
+    if answer.is_empty() && !typed {
         return Err(Error::usage(tried())
             .because("nobody answers")
             .hint("--force removes without a question"));
