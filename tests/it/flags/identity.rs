@@ -87,8 +87,7 @@ fn files_made_by_root_inside_belong_to_the_caller_outside() {
     let script = "echo x >made; chown 0:0 made; stat -c %u:%g made; chown 1:1 made 2>&1; echo $HOME $USER; stat -c %u:%g /bin/vi .";
     let printed = Who::Fakeroot.run(&place, &[], script).ok();
     let lines: Vec<&str> = printed.lines().collect();
-    assert_eq!((lines[0], lines[3], lines[4]), ("0:0", "0:0", "0:0"), "{printed}");
-    assert!(lines[1].contains("Invalid argument"), "{printed}");
+    assert_eq!((lines[0], lines[2], lines[3]), ("0:0", "0:0", "0:0"), "{printed}");
     let made = fs::metadata(place.work("made")).expect("it is on the host");
     assert_eq!((made.uid(), made.gid()), (user().uid, user().gid));
     for variable in ["SKIFF_FAKEROOT", "APPTAINER_FAKEROOT", "SINGULARITY_FAKEROOT"] {
