@@ -163,7 +163,7 @@ fn the_program_is_the_process_that_was_started_and_has_no_trace_of_the_superviso
         return;
     }
     let place = place("emulate-trace", "gcc");
-    let look = "echo $$; cat /proc/$$/task/$$/children; ls /proc/$$/fd | tr '\\n' ' '";
+    let look = "echo $$; cat /proc/$$/task/$$/children; echo; ls /proc/$$/fd | tr '\\n' ' '";
     let seen = |mut command: Command| {
         let child = command.stdout(std::process::Stdio::piped()).spawn().expect("skiff starts");
         let pid = child.id().to_string();
@@ -282,7 +282,7 @@ fn debian_packages_with_users_devices_and_capabilities_install() {
     // A mirror may be a snapshot whose Release file has run out.
     let script = "set -e; export DEBIAN_FRONTEND=noninteractive; apt-config dump APT::Sandbox::User; \
                   apt-get -q -o Acquire::Check-Valid-Until=false update; \
-                  apt-get -q install -y libcap2-bin; apt-get -q install -y openssh-server iputils-ping man-db dbus sudo; \
+                  apt-get -q install -y libcap2-bin; apt-get -q install -y openssh-server iputils-ping man-db dbus sudo; setcap cap_net_raw+ep /usr/bin/ping; \
                   su man -s /bin/sh -c 'id -un'; ls -l /usr/bin/sudo; dpkg --audit";
     let words = ["exec", "--fakeroot", "--overlay", "changes", image, "sh", "-c", script];
     let out = place.run(words);

@@ -131,13 +131,7 @@ impl Need {
                 nix::unistd::geteuid().is_root().then_some(()).ok_or_else(|| "not started as root".into())
             }
             Self::Busybox => busybox().map(|_| ()),
-            Self::RequestTimeout => {
-                let name = nix::sys::utsname::uname().map_err(|e| format!("uname: {e}"))?;
-                let release = name.release().to_string_lossy().into_owned();
-                let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-                let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-                (version >= (6, 14)).then_some(()).ok_or_else(|| format!("the kernel is {release}"))
-            }
+            Self::RequestTimeout => crate::needs::gives_requests_up(),
             Self::Debian => {
                 let there = debian_tree().join("usr/bin/gcc").exists();
                 there.then_some(()).ok_or_else(|| "no Debian tree: run 'scripts/trees demo'".into())

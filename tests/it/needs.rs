@@ -32,3 +32,12 @@ pub fn mirror_answers() -> Result<(), String> {
     let met = std::net::TcpStream::connect_timeout(&place, Duration::from_secs(10));
     met.map(|_| ()).map_err(|e| format!("{host}: {e}"))
 }
+
+/// Whether FUSE gives up requests that nobody answers.
+pub fn gives_requests_up() -> Result<(), String> {
+    let name = nix::sys::utsname::uname().map_err(|e| format!("uname: {e}"))?;
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (version >= (6, 14)).then_some(()).ok_or_else(|| format!("the kernel is {release}"))
+}
