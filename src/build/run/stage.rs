@@ -7,6 +7,7 @@ use super::copy::{self, From};
 use super::rooted::Rooted;
 use super::{Runner, image_files};
 use crate::build::agents::{self, Base};
+use crate::build::cache::identity::of_image;
 use crate::build::plan::{StagePlan, Step, What};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::Tree;
@@ -207,6 +208,8 @@ impl Runner<'_> {
         }
         if let Root::Image { .. } = self.stage()?.base.root {
             labels.push(("org.opencontainers.image.base.name".to_owned(), base));
+            let digest = of_image(&crate::image::open(&self.stage()?.base.path)?)?;
+            labels.push(("org.label-schema.usage.skiff.base.digest".to_owned(), digest.to_string()));
         }
         let wanted = |step: &Step| {
             sections.as_ref().is_none_or(|sections| {

@@ -207,7 +207,8 @@ fn pack(args: &BuildArgs, built: &Built, file: &File, global: &Global) -> Result
         let layers = layers.iter().rev().cloned().collect();
         let tree = Tree::Layered(Layered::new(lowest, layers));
         let content = Content::Layers { base, directories: &directories };
-        let packed = image::write(&content, &tree, file, args, global)?;
+        let name = args.target.file_stem().map(|name| name.to_string_lossy());
+        let packed = image::write(&content, (&tree, name.as_deref()), file, args, global)?;
         serde_json::to_vec(&packed).tried(|| "cannot hand the summary on".into())
     })?;
     serde_json::from_slice(&bytes).tried(|| "cannot read the summary of packing".into())

@@ -70,7 +70,7 @@ pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
     };
     let (output, file) = NewFile::create(&args.target, args.force)?;
     catch_stop();
-    let written = write(&content, &tree, &file, args, global);
+    let written = write(&content, (&tree, None), &file, args, global);
     let packed = written.map_err(|error| output.explain(error))?;
     output.finish(&file)?;
     for line in packed.warnings.lines() {
@@ -96,10 +96,11 @@ impl Packed {
     }
 }
 
-/// Writes a SIF with `content`, whose files `tree` shows, into `file`.
+/// Writes a SIF with `content`, whose files `tree` shows, into `file`. With `listed_as`, a name for the image, it has
+/// a list of the software in it.
 pub fn write(
     content: &Content<'_>,
-    tree: &Tree,
+    (tree, listed_as): (&Tree, Option<&str>),
     file: &File,
     args: &BuildArgs,
     global: &Global,
@@ -111,6 +112,10 @@ pub fn write(
     let mut sif = SifWriter::create(file, sif_options)?;
     let architecture = architecture(tree);
     metadata::add(&mut sif, tree, architecture, sif_options.time)?;
+    let mut notes = Vec::new();
+    if let Some(name) = listed_as {
+        notes = metadata::add_sbom(&mut sif, tree, name, sif_options.time)?;
+    }
     let extra = Extra::Partition {
         file_system: FileSystem::SQUASHFS,
         partition_type: PartitionType::PRIMARY_SYSTEM,
@@ -143,7 +148,10 @@ pub fn write(
         read: progress.bytes_read.load(Ordering::Relaxed),
         inodes: summary.inodes,
         bytes: file.metadata().map_or(summary.bytes, |metadata| metadata.len()),
-        warnings: summary.warnings.to_string(),
+        warnings: {
+            let notes = notes.iter().map(|note| format!("the list of software is not complete: {note}\n"));
+            notes.chain([summary.warnings.to_string()]).collect()
+        },
     })
 }
 

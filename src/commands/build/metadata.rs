@@ -3,11 +3,13 @@
 //! ```text
 //! 1  the definition, where the tree has the one that it was built from    /.singularity.d/Singularity
 //! 2  inspect-metadata.json: what the tree says, and when, for what and by whom it was packed
-//! 3  the root file system, which is the tree as it is
+//! 3  what software is in it, where it was built from a definition
+//! 4  the root file system, which is the tree as it is
 //! ```
 //!
 //! The tree is packed unchanged: scripts that it lacks are not made up, and images without them run.
 
+use crate::build::sbom;
 use crate::error::Result;
 use crate::image::Tree;
 use crate::image::calendar::Moment;
@@ -40,6 +42,13 @@ pub fn add(sif: &mut SifWriter, tree: &Tree, architecture: Architecture, time: i
     let object = NewObject::new(DataType::GENERIC_JSON, OBJECT_NAME, Extra::None);
     sif.add_bytes(object, metadata::to_json(&attributes)?.as_bytes())?;
     Ok(())
+}
+
+/// Adds the list of the software in `tree`, for an image of this name; gives what the list lacks.
+pub fn add_sbom(sif: &mut SifWriter, tree: &Tree, name: &str, time: i64) -> Result<Vec<String>> {
+    let made = sbom::of_tree(tree, &sbom::About { name: name.to_owned(), created: time });
+    sif.add_bytes(NewObject::new(DataType::SBOM, "", Extra::Sbom(sbom::FORMAT)), &made.json)?;
+    Ok(made.notes)
 }
 
 /// What an image says of its making.
