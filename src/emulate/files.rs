@@ -78,8 +78,9 @@ fn chown(
     if let (false, Some(old)) = (free, before) {
         // The kernel's rule: one's own file may be given to a group that one is in.
         let own = old.user == who.user.files;
+        let user_fits = user == SAME || own && user == old.user;
         let group_fits = group == SAME || own && (group == old.group || who.is_in_group(group));
-        if !(group_fits && (user == SAME || own && user == old.user)) {
+        if !user_fits || !group_fits {
             return Err(Errno::PERM);
         }
     }

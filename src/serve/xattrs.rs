@@ -22,6 +22,9 @@ const XATTR: &[u8] = b"user.skiff.xattr.";
 /// The longest name (`XATTR_NAME_MAX`).
 const NAME_BYTES: usize = 255;
 
+/// Name and value.
+type Xattr = (Vec<u8>, Vec<u8>);
+
 /// GETXATTR.
 pub fn get(
     image: &Squashfs,
@@ -59,7 +62,7 @@ pub fn are_shown(image: &Squashfs, owner: Owner) -> bool {
     image.superblock().xattr_table.is_some() || owner == Owner::ROOT && image.has_owners()
 }
 
-fn shown(image: &Squashfs, owner: Owner, inode: &Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>, i32> {
+fn shown(image: &Squashfs, owner: Owner, inode: &Inode) -> Result<Vec<Xattr>, i32> {
     let of_image = image.xattrs(inode).map_err(|_| libc::EIO)?;
     if owner == Owner::Image {
         return Ok(of_image);
