@@ -18,26 +18,16 @@ const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
 const UBUNTU_SCRIPT: &str = "/usr/share/debootstrap/scripts/gutsy";
 
 /// mmdebstrap makes and mounts devices in ways that fail in a user namespace (a devpts of the user 5, for one). So it
-/// leaves them to these: the host's are shown while packages are set up, and at the end there are nodes as it makes
-/// them for root.
+/// leaves them to these: the host's are shown while packages are set up, and none is left, as where it cannot make
+/// nodes itself.
 const DEVICES_BY_HOOKS: [&str; 3] = [
     "--skip=chroot/mount/dev",
     r#"--extract-hook=set -e; cd "$1/dev"; mkdir -p pts shm; chmod 755 pts shm
     ln -sfn /proc/self/fd fd; for n in 0,stdin 1,stdout 2,stderr; do ln -sfn "/proc/self/fd/${n%,*}" "${n#*,}"; done
     for d in null zero full random urandom tty; do : >$d; mount --bind /dev/$d $d; done
     ln -sfn pts/ptmx ptmx; mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts pts"#,
-    r#"--customize-hook=set -e; cd "$1/dev"; umount pts; rm ptmx
-    for d in null zero full random urandom tty; do umount $d; rm $d; done
-    while read name major minor; do mknod -m 666 $name c $major $minor; done <<NODES
-console 5 1
-full 1 7
-null 1 3
-ptmx 5 2
-random 1 8
-tty 5 0
-urandom 1 9
-zero 1 5
-NODES"#,
+    r#"--customize-hook=set -e; cd "$1/dev"; umount pts; rm ptmx; rmdir pts shm
+    for d in null zero full random urandom tty; do umount $d; rm $d; done"#,
 ];
 
 /// A program with its arguments.

@@ -192,16 +192,8 @@ pub fn time_of_build(reproducible: bool) -> Result<Option<i64>> {
     }
 }
 
-/// Refuses what is not a directory, and a target inside the tree, which it would become part of.
+/// Refuses a target inside the tree, which it would become part of.
 fn ensure_packable(tree: &Path, target: &Path) -> Result<()> {
-    if !tree.is_dir() {
-        obtain::refuse_uri(tree)?;
-        let status = fs::metadata(tree).tried(|| format!("cannot pack {tree:?}"))?;
-        let what = if status.is_file() { "it is a file" } else { "it is not a directory" };
-        return Err(Error::usage(format!("cannot pack {tree:?}: {what}")).hint(
-            "skiff packs directories and, with --sandbox, unpacks images; building from definitions is not there yet",
-        ));
-    }
     let tried = || format!("cannot look at {tree:?}");
     let tree_path = fs::canonicalize(tree).tried(tried)?;
     let parent = output::parent(target);

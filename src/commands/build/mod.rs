@@ -27,7 +27,7 @@ use crate::cli::Global;
 use crate::cli::build::BuildArgs;
 use crate::cli::other::Answer;
 use crate::commands::{obtain, warn};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::signals::STOP;
 
 /// Flags that are for containers, and are answered when one is planned.
@@ -69,18 +69,22 @@ pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
     })
 }
 
+/// What a source may be.
+const SOURCES: &str =
+    "skiff builds from definitions (text with a line 'Bootstrap: AGENT'), directories and images";
+
 /// A source that is a registry's, or a file that is nothing that can be built from.
 fn ensure_there(path: &Path) -> Result<()> {
     if !path.exists() {
         obtain::refuse_uri(path)?;
+        let tried = || format!("cannot build from {path:?}");
+        std::fs::metadata(path).tried(tried).map_err(|error| error.hint(SOURCES))?;
     }
     let Err(error) = (if path.is_dir() { Ok(()) } else { obtain::image(path).map(drop) }) else {
         return Ok(());
     };
     if error.kind == Kind::Image && path.is_file() {
-        return Err(error.hint(
-            "skiff builds from definitions (text with a line 'Bootstrap: AGENT'), directories and images",
-        ));
+        return Err(error.hint(SOURCES));
     }
     Err(error)
 }
