@@ -21,13 +21,14 @@ const UBUNTU_SCRIPT: &str = "/usr/share/debootstrap/scripts/gutsy";
 /// leaves them to these: the host's are shown while packages are set up, and none is left, as where it cannot make
 /// nodes itself.
 const DEVICES_BY_HOOKS: [&str; 3] = [
-    "--skip=chroot/mount/dev",
-    r#"--extract-hook=set -e; cd "$1/dev"; mkdir -p pts shm; chmod 755 pts shm
+    "--skip=chroot/mount",
+    r#"--extract-hook=set -e; mount --rbind /proc "$1/proc"; mount --rbind /sys "$1/sys"; cd "$1/dev"; mkdir -p pts shm; chmod 755 pts shm
     ln -sfn /proc/self/fd fd; for n in 0,stdin 1,stdout 2,stderr; do ln -sfn "/proc/self/fd/${n%,*}" "${n#*,}"; done
     for d in null zero full random urandom tty; do : >$d; mount --bind /dev/$d $d; done
     ln -sfn pts/ptmx ptmx; mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts pts"#,
     r#"--customize-hook=set -e; cd "$1/dev"; umount pts; rm ptmx; rmdir pts shm
-    for d in null zero full random urandom tty; do umount $d; rm $d; done"#,
+    for d in null zero full random urandom tty; do umount $d; rm $d; done
+    cd /; umount -l "$1/proc" "$1/sys""#,
 ];
 
 /// A program with its arguments.
