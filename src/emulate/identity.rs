@@ -51,7 +51,7 @@ impl Ids {
     fn after_two(self, real: u32, effective: u32, free: bool) -> Result<Self, i32> {
         let real_fits = [SAME, self.real, self.effective].contains(&real);
         let effective_fits = [SAME, self.real, self.effective, self.saved].contains(&effective);
-        if !free && !(real_fits && effective_fits) {
+        if !(free || real_fits && effective_fits) {
             return Err(libc::EPERM);
         }
         let mut new = self;
@@ -66,7 +66,7 @@ impl Ids {
 
     fn after_three(self, [real, effective, saved]: [u32; 3], free: bool) -> Result<Self, i32> {
         let fits = |id: u32| [SAME, self.real, self.effective, self.saved].contains(&id);
-        if !free && ![real, effective, saved].into_iter().all(fits) {
+        if !(free || [real, effective, saved].into_iter().all(fits)) {
             return Err(libc::EPERM);
         }
         let effective = chosen(effective, self.effective);
