@@ -32,7 +32,6 @@ GOALS = [
     ("pack", "memory of the packer, KiB", "skiff", "kib", None, ("bound", 128 * 1024)),
     ("million", "`/bin/true`, image of a million files", "skiff", "seconds", "skiff, small image", ("at most", 1.2)),
     ("rebuild", "one line of %post changed, on 1.9 GB", "skiff", "seconds", "apptainer", ("faster", 15)),
-    ("rebuild", "the same, beside a base of 0.12 GB", "skiff", "seconds", "skiff, small base", ("at most", 3)),
     ("rebuild", "size of the image, bytes", "skiff", "bytes", "apptainer", ("at most", 1.01)),
     ("million", "server memory after `find -ls` of all, KiB", "skiff", "kib_after_walk", None, ("bound", 64 * 1024)),
 ]
