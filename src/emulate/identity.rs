@@ -51,7 +51,8 @@ impl Ids {
     fn after_two(self, real: u32, effective: u32, free: bool) -> Result<Self, i32> {
         let real_fits = [SAME, self.real, self.effective].contains(&real);
         let effective_fits = [SAME, self.real, self.effective, self.saved].contains(&effective);
-        if !free && !(real_fits && effective_fits) {
+        let allowed = free || (real_fits && effective_fits);
+        if !allowed {
             return Err(libc::EPERM);
         }
         let mut new = self;
