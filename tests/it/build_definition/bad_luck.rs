@@ -70,14 +70,11 @@ fn start(place: &Place, line: &str) -> Child {
     command.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("skiff starts");
     let mut lines = BufReader::new(child.stderr.take().expect("standard error is a pipe")).lines();
-    while let Some(Ok(said)) = lines.next() {
-        if said.contains(line) {
-            // Read on, or the build may be ended by the pipe.
-            std::thread::spawn(move || lines.count());
-            return child;
-        }
-    }
-    panic!("{line:?} is never said");
+    let said = lines.by_ref().map_while(Result::ok).any(|said| said.contains(line));
+    assert!(said, "{line:?} is never said");
+    // Read on, or the build may be ended by the pipe.
+    std::thread::spawn(move || lines.count());
+    child
 }
 
 #[test]
