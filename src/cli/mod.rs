@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use self::lazy::Lazy;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 const STYLES: Styles = Styles::styled()
@@ -105,12 +105,25 @@ impl Cli {
         match Self::try_parse_from(argv) {
             Err(error) if error.kind() == ErrorKind::UnknownArgument => {
                 let known = build_other::add_to(other::add_to(Self::command()));
-                let matches = known.try_get_matches_from(argv)?;
+                let matches = known.try_get_matches_from(argv).map_err(without_false_tip)?;
                 Self::from_arg_matches(&matches)
             }
             parsed => parsed,
         }
     }
+}
+
+/// Of a flag that is not known, clap says how to pass it as a value; where one is, it would be an image's name.
+fn without_false_tip(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) {
+        let kept: Vec<_> =
+            tips.iter().filter(|tip| !tip.to_string().contains("as a value")).cloned().collect();
+        error.remove(ContextKind::Suggested);
+        if !kept.is_empty() {
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(kept));
+        }
+    }
+    error
 }
 
 impl Global {

@@ -38,7 +38,13 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> i32 {
     };
     let mut cli = match Cli::of(&words) {
         Ok(cli) => cli,
-        Err(error) => return print_clap(&error),
+        Err(error) => {
+            // What stands there is known by its words alone.
+            let no_color = words.iter().any(|word| word == "--no-color" || word == "--nocolor");
+            let mut global = Global { no_color, ..Global::default() };
+            global.add_settings(setting);
+            return print_clap(&error, &global);
+        }
     };
     cli.global.add_settings(setting);
     ended(dispatch(&cli), &cli.global)
@@ -82,17 +88,18 @@ fn dispatch(cli: &Cli) -> Result<i32> {
 }
 
 /// Prints what clap has to say: help and version (status 0), or a mistake in our own form (status 255).
-fn print_clap(error: &clap::Error) -> i32 {
+fn print_clap(error: &clap::Error, global: &Global) -> i32 {
+    let text = |colours: bool| {
+        let text = error.render();
+        if colours { text.ansi().to_string() } else { text.to_string() }
+    };
     if !error.use_stderr() {
-        return match error.print() {
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => READER_GONE,
-            _ => 0,
-        };
+        let text = text(colour_on(global, io::stdout().is_terminal()));
+        let result = printed(io::stdout().write_all(text.as_bytes()));
+        return ended(result, global);
     }
-    let text = error.render();
-    let text = if colour(&Global::default()) { text.ansi().to_string() } else { text.to_string() };
     // Nobody is left to tell when standard error cannot be written to.
-    let _ = io::stderr().write_all(text.replacen("error:", "skiff:", 1).as_bytes());
+    let _ = io::stderr().write_all(text(colour(global)).replacen("error:", "skiff:", 1).as_bytes());
     Error::usage("").exit_code()
 }
 

@@ -17,6 +17,7 @@ use crate::cli::sif::{DumpArgs, SifAction, SifArgs};
 use crate::commands::printed;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::calendar::Moment;
+use crate::image::explain_no_file;
 use crate::image::sif::{self, Architecture, Descriptor, Extra, Header, Link, Sif};
 use crate::image::source::Source;
 
@@ -43,7 +44,7 @@ pub fn run(args: &SifArgs) -> Result<i32> {
 fn open(path: &Path) -> Result<(Sif, File)> {
     // Not blocking: a pipe without a writer would keep us here.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = Arc::new(file.tried(|| format!("cannot open SIF file {path:?}"))?);
+    let file = Arc::new(file.tried(|| format!("cannot open SIF file {path:?}")).map_err(explain_no_file)?);
     let source = Source::whole(file.clone()).tried(|| format!("cannot look at {path:?}"))?;
     let sif = sif::read(&source).map_err(|mut error| {
         error.message = format!("{path:?}: {}", error.message);

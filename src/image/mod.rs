@@ -76,6 +76,15 @@ const NO_FILE: &str = "an image is named by its path; 'skiff build IMAGE DIRECTO
 /// What mends a damaged image.
 pub(crate) const DAMAGED: &str = "the image is damaged; copy, download or build it again";
 
+/// Adds to the error of a file that cannot be opened what to do.
+pub fn explain_no_file(error: Error) -> Error {
+    match error.errno() {
+        Some(libc::ENOENT) => error.hint(NO_FILE),
+        Some(libc::EACCES) => error.hint("the file and the directories above it must be readable for you"),
+        _ => error,
+    }
+}
+
 /// Opens an image for running it or looking at its files.
 ///
 /// # Errors
@@ -85,11 +94,7 @@ pub fn open(path: &Path) -> Result<Image> {
     let tried = || format!("cannot open image {path:?}");
     // Not blocking: a pipe without a writer would keep us here.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = file.tried(tried).map_err(|error| match error.errno() {
-        Some(libc::ENOENT) => error.hint(NO_FILE),
-        Some(libc::EACCES) => error.hint("the file and the directories above it must be readable for you"),
-        _ => error,
-    })?;
+    let file = file.tried(tried).map_err(explain_no_file)?;
     let file = Arc::new(file);
     let status = file.metadata().tried(tried)?;
     let mut image =

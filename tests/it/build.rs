@@ -168,7 +168,10 @@ fn nothing_is_replaced_without_force_nor_packed_into_itself() {
     let error = place.run(["build", "a.sif", "docker://debian"]).fails(255);
     assert!(error.contains("files and directories only"), "{error}");
     let error = place.run(["build", "a.sif", "missing"]).fails(255);
-    assert_eq!(error, "skiff: cannot pack \"missing\": no such file or directory\n");
+    assert_eq!(
+        error,
+        "skiff: cannot pack \"missing\": no such file or directory\nhint: name a directory with a root file system\n"
+    );
     let error = place.run(["build", "none/a.sif", "tree"]).fails(255);
     assert_eq!(error, "skiff: cannot use directory \"none\": no such file or directory\n");
     let error = place.run(["build", "--level", "99", "a.sif", "tree"]).fails(255);

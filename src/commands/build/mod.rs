@@ -183,7 +183,11 @@ fn time_of_build(reproducible: bool) -> Result<Option<i64>> {
 fn ensure_packable(tree: &Path, target: &Path) -> Result<()> {
     if !tree.is_dir() {
         obtain::refuse_uri(tree)?;
-        let status = fs::metadata(tree).tried(|| format!("cannot pack {tree:?}"))?;
+        let missing = |error: Error| match error.errno() {
+            Some(libc::ENOENT) => error.hint("name a directory with a root file system"),
+            _ => error,
+        };
+        let status = fs::metadata(tree).tried(|| format!("cannot pack {tree:?}")).map_err(missing)?;
         let what = if status.is_file() { "it is a file" } else { "it is not a directory" };
         return Err(Error::usage(format!("cannot pack {tree:?}: {what}")).hint(
             "skiff packs directories and, with --sandbox, unpacks images; building from definitions is not there yet",

@@ -75,17 +75,36 @@ impl Terminal {
                     return place;
                 }
             }
-            let left = end.saturating_duration_since(Instant::now());
-            let limit = Timespec::try_from(left).expect("a short time");
-            let mut ready = [PollFd::new(&self.master, PollFlags::IN)];
-            let count = rustix::event::poll(&mut ready, Some(&limit)).expect("a terminal can be watched");
-            assert!(count > 0, "the terminal never said {texts:?}, but {:?}", self.said);
-            let mut bytes = [0; 4096];
-            // EIO when the last program at the terminal has ended.
-            let count = self.master.read(&mut bytes).unwrap_or(0);
-            assert!(count > 0, "the terminal is gone before it said {texts:?}; it said {:?}", self.said);
-            self.said.push_str(&String::from_utf8_lossy(&bytes[..count]));
+            self.listen(end, texts);
         }
+    }
+
+    /// Takes what is said next, while `texts` are waited for.
+    fn listen(&mut self, end: Instant, texts: &[&str]) {
+        let left = end.saturating_duration_since(Instant::now());
+        let limit = Timespec::try_from(left).expect("a short time");
+        let mut ready = [PollFd::new(&self.master, PollFlags::IN)];
+        let count = rustix::event::poll(&mut ready, Some(&limit)).expect("a terminal can be watched");
+        assert!(count > 0, "the terminal never said {texts:?}, but {:?}", self.said);
+        let mut bytes = [0; 4096];
+        // EIO when the last program at the terminal has ended.
+        let count = self.master.read(&mut bytes).unwrap_or(0);
+        assert!(count > 0, "the terminal is gone before it said {texts:?}; it said {:?}", self.said);
+        self.said.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+
+    /// What a command says at the terminal, with all that is no text.
+    pub fn hear(&mut self, command: &str) -> String {
+        self.line(&format!("echo be''gin; {command}; echo en''d"));
+        self.expect("begin\r\n");
+        let end = Instant::now() + PATIENCE;
+        while !self.said.contains("end\r\n") {
+            self.listen(end, &["end"]);
+        }
+        let at = self.said.find("end\r\n").expect("it was just found");
+        let heard = self.said.drain(..at).collect();
+        self.said.clear();
+        heard
     }
 
     /// What the shell says the last command's status was.
@@ -265,4 +284,32 @@ fn a_terminal_that_is_hung_up_is_heard_of_by_the_program() {
         assert_eq!(fs::read_to_string(place.work("said")).expect("it said something"), "hung up\n");
         fs::remove_file(place.work("said")).expect("a file can be removed");
     }
+}
+
+#[test]
+fn colours_are_for_terminals_and_for_who_wants_them() {
+    let place = Place::new("terminal-colours");
+    let mut terminal = Terminal::new(&place);
+    let colour = "\x1b[";
+    // An error of ours, one of the command line's, a report, help: on standard error and on standard output.
+    for words in ["exec missing.sif true", "exec --nonsense", "doctor", "--help"] {
+        let text = terminal.hear(&format!("TERM=xterm $skiff {words}"));
+        let coloured = text.contains(colour);
+        assert!(coloured, "{words}: {text:?}");
+        let empty = terminal.hear(&format!("TERM=xterm NO_COLOR= $skiff {words}"));
+        assert_eq!(empty.contains(colour), coloured, "{words}: {empty:?}");
+        for without in [
+            "NO_COLOR=1 $skiff",
+            "SKIFF_NOCOLOR=1 $skiff",
+            "APPTAINER_NOCOLOR=1 $skiff",
+            "$skiff --no-color",
+            "TERM=dumb $skiff",
+        ] {
+            let text = terminal.hear(&format!("TERM=xterm; {without} {words}"));
+            assert!(!text.is_empty() && !text.contains('\x1b'), "{without} {words}: {text:?}");
+        }
+        let piped = terminal.hear(&format!("TERM=xterm $skiff {words} 2>&1 | cat"));
+        assert!(!piped.is_empty() && !piped.contains('\x1b'), "{words}: {piped:?}");
+    }
+    terminal.end();
 }
