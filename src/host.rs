@@ -19,7 +19,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
+
+use crate::sys::fuse::{self, Device};
 
 use self::subordinate::{Subordinate, Unusable};
 
@@ -264,10 +266,10 @@ fn terminal() -> Option<PathBuf> {
 fn open_fuse(path: &Path) -> Result<(), i32> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty());
-    let status = opened.and_then(rustix::fs::fstat).map_err(rustix::io::Errno::raw_os_error)?;
-    let device = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice;
-    // linux/Documentation/admin-guide/devices.txt
-    if device && status.st_rdev == rustix::fs::makedev(10, 229) { Ok(()) } else { Err(libc::EINVAL) }
+    let opened = opened.map(std::fs::File::from).map_err(io::Error::from);
+    let status = opened.and_then(|file| file.metadata());
+    let status = status.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+    if fuse::device(&status) == Device::Fuse { Ok(()) } else { Err(libc::EINVAL) }
 }
 
 fn is_login_name(name: &[u8]) -> bool {

@@ -6,6 +6,8 @@
 
 use std::path::Path;
 
+use crate::sys::fuse::{self, Device};
+
 /// What the kernel's answer may be explained by: files below `root`.
 fn read(root: &Path, path: &str) -> Option<String> {
     std::fs::read_to_string(root.join(path)).ok().map(|text| text.trim().to_owned())
@@ -114,13 +116,11 @@ pub fn no_fuse_device(errno: i32) -> &'static str {
 
 /// What /dev/fuse is instead of the FUSE device, if it is something else: its mount is refused with EINVAL then.
 pub fn not_the_fuse_device(root: &Path) -> Option<&'static str> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let status = std::fs::metadata(root.join("dev/fuse")).ok()?;
-    if !status.file_type().is_char_device() {
-        return Some("it is not a device: something else lies at /dev/fuse");
+    match fuse::device(&std::fs::metadata(root.join("dev/fuse")).ok()?) {
+        Device::Fuse => None,
+        Device::Other => Some("it is another device than 10:229"),
+        Device::None => Some("it is not a device: something else lies at /dev/fuse"),
     }
-    let (major, minor) = (rustix::fs::major(status.rdev()), rustix::fs::minor(status.rdev()));
-    ((major, minor) != (10, 229)).then_some("it is another device than 10:229")
 }
 
 /// A FUSE file system cannot be mounted.

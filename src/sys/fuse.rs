@@ -1,8 +1,9 @@
-//! /dev/fuse: the one ioctl that needs `unsafe`.
+//! /dev/fuse: what it is, and the one ioctl that needs `unsafe`.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// `FUSE_DEV_IOC_CLONE` of linux/fuse.h: `_IOR(229, 0, uint32_t)`.
 const FUSE_DEV_IOC_CLONE: libc::c_ulong = 0x8004_e500;
@@ -27,5 +28,26 @@ pub fn attach_queue(queue: BorrowedFd<'_>, device: BorrowedFd<'_>) -> io::Result
     match unsafe { libc::ioctl(queue.as_raw_fd(), FUSE_DEV_IOC_CLONE, &raw const source) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What lies where the FUSE device should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The FUSE device.
+    Fuse,
+    /// Another device.
+    Other,
+    /// Something else.
+    None,
+}
+
+/// What a file is, by its status. (The number is that of linux/Documentation/admin-guide/devices.txt.)
+pub fn device(status: &std::fs::Metadata) -> Device {
+    let number = (rustix::fs::major(status.rdev()), rustix::fs::minor(status.rdev()));
+    match (status.file_type().is_char_device(), number) {
+        (true, (10, 229)) => Device::Fuse,
+        (true, _) => Device::Other,
+        (false, _) => Device::None,
     }
 }

@@ -135,3 +135,124 @@ fn the_variables_of_flags_that_work_are_read() {
         }
     }
 }
+
+/// The words of capitals in a text that are the only thing between two quotes.
+fn capitals(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.match_indices('"').filter_map(|(at, _)| {
+        let word = text[at + 1..].split('"').next()?;
+        let fits = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_';
+        (word.len() > 1
+            && word.starts_with(|letter: char| letter.is_ascii_uppercase())
+            && word.chars().all(fits))
+        .then_some((at, word))
+    })
+}
+
+/// The variables that a source reads: named in a call that reads one, or in a list of names.
+fn variables_read(source: &str) -> BTreeSet<String> {
+    const CALLS: [&str; 8] =
+        ["variable(", "setting(", "var_os(", "env::var(", " on(", " set(", "!set(", "named("];
+    let is_read = |before: &str| {
+        let in_list = before.rsplit(['[', ']', ';', '(']).next().is_some_and(|list| {
+            list.split(',').all(|word| word.trim().is_empty() || capitals(word.trim()).count() == 1)
+        });
+        let list = before.rfind('[').filter(|_| in_list && before.rfind('[') > before.rfind('('));
+        // What is kept of an environment or left out is no setting, nor are placeholders.
+        let of_constant = |at: usize| {
+            before[..at]
+                .rsplit(";\n")
+                .next()
+                .is_some_and(|line| line.contains("const ") || line.ends_with("value_names("))
+        };
+        CALLS.iter().any(|call| before.ends_with(call)) || list.is_some_and(|at| !of_constant(at))
+    };
+    let found = capitals(source).filter(|(at, _)| is_read(&source[..*at]));
+    found.map(|(_, word)| word.to_owned()).collect()
+}
+
+/// The sources without comments and unit tests.
+fn production() -> Vec<String> {
+    let all = [
+        "src/cli",
+        "src/plan",
+        "src/commands",
+        "src/host",
+        "src/host.rs",
+        "src/config.rs",
+        "src/launch",
+        "src/serve",
+    ];
+    let mut files = Vec::new();
+    let mut waiting: Vec<PathBuf> = all.iter().map(|part| top().join(part)).collect();
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            let entries =
+                fs::read_dir(&path).expect("a directory of src").flatten().map(|entry| entry.path());
+            waiting.extend(entries.filter(|path| !path.ends_with("tests")));
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("a source");
+        let text = text.split("#[cfg(test)]\nmod ").next().expect("there is a first part");
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        files.push(code.collect::<Vec<_>>().join("\n"));
+    }
+    files
+}
+
+#[test]
+fn every_variable_that_is_read_is_in_the_documents_and_no_other() {
+    let sources = production();
+    let text = fs::read_to_string(top().join("docs/environment.md")).expect("the document is there");
+    let (read, _) = text.split_once("## Set in the container").expect("two parts");
+    // Names without the family; and the list of longer names has none.
+    let documented: BTreeSet<String> = quoted(read)
+        .into_iter()
+        .map(|word| word.strip_prefix("SKIFF_").unwrap_or(&word).to_owned())
+        .filter(|word| word.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_'))
+        .collect();
+    let of_flags: BTreeSet<String> = table().into_values().flat_map(|row| row.keys).collect();
+    let found: BTreeSet<String> = sources.iter().flat_map(|source| variables_read(source)).collect();
+    assert!(
+        found.len() > 60 && found.contains("XDG_RUNTIME_DIR") && found.contains("TARGET_PWD"),
+        "{found:?}"
+    );
+    let missing: Vec<&String> = found
+        .iter()
+        .filter(|name| {
+            !documented.contains(name.strip_prefix("SKIFF_").unwrap_or(name)) && !of_flags.contains(*name)
+        })
+        .collect();
+    assert!(missing.is_empty(), "docs/environment.md lacks {missing:?}");
+    // The document's own letter for any name, and the edits of PATH, whose family stands before `ENV_`.
+    let patterns = [
+        "X",
+        "SKIFFENV_NAME",
+        "SKIFFENV_PREPEND_PATH",
+        "SKIFFENV_APPEND_PATH",
+        "SKIFFENV_PATH",
+        "NAME",
+        "APPTAINER_X",
+        "SINGULARITY_X",
+    ];
+    let whole = sources.concat();
+    let known =
+        |name: &str| whole.contains(&format!("\"{name}\"")) || whole.contains(&format!("\"SKIFF_{name}\""));
+    let nothing_reads: Vec<&String> =
+        documented.iter().filter(|name| !patterns.contains(&name.as_str()) && !known(name)).collect();
+    assert!(nothing_reads.is_empty(), "docs/environment.md names {nothing_reads:?}, which nothing reads");
+    // The twins are read wherever the name is.
+    for family in ["APPTAINER_", "SINGULARITY_"] {
+        assert!(!whole.contains(&format!("\"{family}")), "{family} is read by itself");
+    }
+}
+
+#[test]
+fn variables_are_found_in_sources() {
+    let source = r#"
+const KEPT: &[&str] = &["HTTP_PROXY", "NO_PROXY"];
+fn f() { switch(x, "--pid", &["PID", "UNSHARE_PID"]); host.setting("BIND"); g("WORD"); h("A B");
+    for key in ["CWD", "PWD"] { host.setting(key); } column("NONE", 1) }
+"#;
+    let found: Vec<String> = variables_read(source).into_iter().collect();
+    assert_eq!(found, ["BIND", "CWD", "PID", "PWD", "UNSHARE_PID"]);
+}

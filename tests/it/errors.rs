@@ -73,6 +73,8 @@ fn what_is_not_an_image_is_said() {
     rustix::fs::mkfifoat(CWD, place.work("pipe"), Mode::from_raw_mode(0o666)).expect("a pipe can be made");
     let kinds = "an image is a SIF file, a SquashFS file, or a directory";
     assert_says(&place, &["sif", "list", "pipe"], &["not a SIF file"], "copy or download it again");
+    let none = ["cannot open SIF file", "none.sif", "no such file or directory"];
+    assert_says(&place, &["sif", "list", "none.sif"], &none, "'skiff build IMAGE DIRECTORY' makes one");
     for (name, said, hint) in [
         ("none.sif", "no such file or directory", "'skiff build IMAGE DIRECTORY' makes one"),
         ("text", "it is not an image", kinds),
@@ -227,6 +229,10 @@ fn a_typo_is_answered_by_what_is_nearest() {
     for (words, nearest) in [
         (&["exce", "a.sif", "true"][..], "'exec'"),
         (&["shel", "a.sif"], "'shell'"),
+        (&["tset", "a.sif"], "'test'"),
+        (&["exec", "--bnd", "/x", "a.sif", "true"], "'--bind'"),
+        (&["run", "--env-fil", "x", "a.sif"], "'--env-file'"),
+        (&["inspect", "--label", "a.sif"], "'--labels'"),
         (&["help", "inspetc"], "'inspect'"),
         (&["exec", "--contian", "a.sif", "true"], "'--contain'"),
         (&["run", "--cleanev", "a.sif"], "'--cleanenv'"),
@@ -234,5 +240,9 @@ fn a_typo_is_answered_by_what_is_nearest() {
     ] {
         let error = place.run(words).fails(255);
         assert!(error.starts_with("skiff: ") && error.contains(nearest), "{words:?}: {error}");
+        // It would be an image's name.
+        assert!(!error.contains("as a value"), "{words:?}: {error}");
     }
+    let error = place.run(["exec", "--nonsense", "a.sif"]).fails(255);
+    assert!(error.starts_with("skiff: unexpected argument '--nonsense' found\n\nUsage: "), "{error}");
 }

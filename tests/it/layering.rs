@@ -15,7 +15,7 @@ use std::process::Command;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("sys", &[]),
-    ("remedies", &[]),
+    ("remedies", &["sys"]),
     ("emulate", &["sys", "error"]),
     ("host", &["sys", "error"]),
     ("config", &["error"]),

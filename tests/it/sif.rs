@@ -121,7 +121,11 @@ fn what_is_no_sif_or_not_whole_is_said() {
     let error = place.run(["sif", "info", "7", "a.sif"]).fails(255);
     assert_eq!(error, "skiff: no object 7 in SIF file\nhint: its objects are 1, 2\n");
     let error = place.run(["sif", "list", "nothing.sif"]).fails(255);
-    assert_eq!(error, "skiff: cannot open SIF file \"nothing.sif\": no such file or directory\n");
+    assert_eq!(
+        error,
+        "skiff: cannot open SIF file \"nothing.sif\": no such file or directory\n\
+         hint: an image is named by its path; 'skiff build IMAGE DIRECTORY' makes one\n"
+    );
 }
 
 #[test]

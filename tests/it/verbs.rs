@@ -205,19 +205,3 @@ fn verbose_tells_the_steps_and_the_plan_and_quiet_nothing() {
          hint: an image is named by its path; 'skiff build IMAGE DIRECTORY' makes one\n"
     );
 }
-
-#[test]
-fn a_typing_mistake_is_answered_by_the_nearest_word() {
-    let place = Place::new("verbs-typo");
-    for (words, nearest) in [
-        (&["exce", "a.sif", "true"][..], "'exec'"),
-        (&["tset", "a.sif"], "'test'"),
-        (&["inspekt", "a.sif"], "'inspect'"),
-        (&["exec", "--bnd", "/x", "a.sif", "true"], "'--bind'"),
-        (&["run", "--env-fil", "x", "a.sif"], "'--env-file'"),
-        (&["inspect", "--label", "a.sif"], "'--labels'"),
-    ] {
-        let error = place.run(words).fails(255);
-        assert!(error.starts_with("skiff: ") && error.contains(nearest), "{words:?}: {error}");
-    }
-}
