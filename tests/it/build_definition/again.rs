@@ -70,7 +70,7 @@ fn a_sandbox_with_a_closed_directory_is_built_on_without_the_cache() {
     place.run(["build", "--sandbox", "tree", "busybox.sif"]).ok();
     fs::create_dir(place.work("tree/closed")).unwrap();
     crate::harness::give(&place.work("tree"));
-    fs::set_permissions(place.work("tree/closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(place.work("tree/closed"), fs::Permissions::from_mode(0o0)).unwrap();
     place.write("new.def", "Bootstrap: localimage\nFrom: tree\n%post\n echo x >/x\n");
     place.run(["build", "--force", "new.sif", "new.def"]).ok();
     assert_eq!(inside(&place, "cat /x"), "x\n");
