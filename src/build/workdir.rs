@@ -59,7 +59,7 @@ pub fn create(asked: Option<&Path>, host: &Host, remove: Remove<'_>) -> Result<W
             return Err(Error::host(format!("{}: it is not a private directory of yours", tried()))
                 .hint(format!("remove it, or {ELSEWHERE}")));
         }
-        remove_leavings(&parent, remove)?;
+        remove_leavings(&parent, remove);
         match make(&parent) {
             Ok(made) => {
                 ensure_able(&made.path, &origin)?;
@@ -90,8 +90,8 @@ fn make(parent: &Path) -> io::Result<WorkDirectory> {
 }
 
 /// Removes the directories whose locks nobody holds.
-fn remove_leavings(parent: &Path, remove: Remove<'_>) -> Result<()> {
-    let Ok(entries) = fs::read_dir(parent) else { return Ok(()) };
+fn remove_leavings(parent: &Path, remove: Remove<'_>) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
     for lock in entries.flatten().map(|entry| entry.path()) {
         if lock.extension().is_none_or(|extension| extension != "lock") {
             continue;
@@ -101,12 +101,11 @@ fn remove_leavings(parent: &Path, remove: Remove<'_>) -> Result<()> {
             continue;
         }
         let directory = lock.with_extension("");
-        if directory.exists() {
-            remove(&directory)?;
+        // What cannot be removed (yet: a process of the killed build may still be ending) is tried again by the next.
+        if !directory.exists() || remove(&directory).is_ok() {
+            let _ = fs::remove_file(&lock);
         }
-        fs::remove_file(&lock).tried(|| format!("cannot remove {lock:?}"))?;
     }
-    Ok(())
 }
 
 impl WorkDirectory {
@@ -164,7 +163,7 @@ fn choose(asked: Option<&Path>, host: &Host) -> Result<(PathBuf, String)> {
         ensure_usable(&path, &origin, host)?;
         return Ok((path, origin));
     }
-    if let Some(cache) = cache_directory(host)
+    if let Ok(cache) = super::cache::place(host)
         && fs::DirBuilder::new().recursive(true).mode(0o700).create(&cache).is_ok()
         && ensure_usable(&cache, "the cache directory", host).is_ok()
     {
@@ -173,18 +172,6 @@ fn choose(asked: Option<&Path>, host: &Host) -> Result<(PathBuf, String)> {
     let place = PathBuf::from("/var/tmp");
     ensure_usable(&place, "the usual place", host)?;
     Ok((place, "the usual place".to_owned()))
-}
-
-/// The user's cache directory.
-fn cache_directory(host: &Host) -> Option<PathBuf> {
-    if let Some((_, path)) = host.setting("CACHEDIR") {
-        return std::path::absolute(path).ok();
-    }
-    if let Some(path) = host.variable("XDG_CACHE_HOME").map(Path::new).filter(|path| path.is_absolute()) {
-        return Some(path.join("skiff"));
-    }
-    let home = host.variable("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    Some(home.or_else(|| host.user().home.clone())?.join(".cache/skiff"))
 }
 
 /// Whether a place can hold a build, as far as it can be told before anything is written.

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::keep::seconds_now;
+use super::keep::{open_to_remove, seconds_now};
 use super::key::{Instance, Key};
 use super::{About, Cache, Kind, NOW, read_about};
 use crate::error::{Context, Result};
@@ -125,7 +125,7 @@ impl Cache {
 
     /// Removes an entry unless it is used.
     fn end(&self, path: &Path) -> Outcome {
-        let lock = match File::open(path.join("lock")) {
+        let lock = match open_to_remove(path) {
             Ok(lock) => match lock.try_lock() {
                 Ok(()) => Some(lock),
                 Err(fs::TryLockError::WouldBlock) => return Outcome::InUse,
@@ -170,7 +170,7 @@ impl Cache {
         let mut left = Vec::new();
         for entry in fs::read_dir(self.root.join("new"))? {
             let path = entry?.path();
-            match File::open(path.join("lock")) {
+            match open_to_remove(&path) {
                 Ok(lock) if lock.try_lock().is_ok() => left.push((path, Some(lock))),
                 // Somebody is at it.
                 Ok(_) => {}

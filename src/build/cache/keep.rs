@@ -126,7 +126,8 @@ impl Cache {
     }
 
     pub(super) fn lock_all(&self) -> io::Result<File> {
-        File::options().create(true).truncate(false).write(true).open(self.root.join("lock"))
+        // NFS gives shared locks to readers alone, and the other kind to writers.
+        File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("lock"))
     }
 
     /// Brings a layer or an image in. True if it was moved, false if copied.
@@ -171,7 +172,7 @@ impl Cache {
 
     /// Removes an entry that cannot be used, or waits for who is removing it.
     fn give_way(&self, path: &Path) -> io::Result<()> {
-        match File::open(path.join("lock")) {
+        match open_to_remove(path) {
             Ok(lock) => match lock.try_lock() {
                 Ok(()) => self.remove(path, Some(lock)),
                 // It is free when it has another name, or nobody is at it any more.
@@ -183,6 +184,11 @@ impl Cache {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The lock of an entry, for who wants it for himself: on NFS it must be open for writing.
+pub(super) fn open_to_remove(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).open(path.join("lock"))
 }
 
 /// Renames to a name that nothing has.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use super::image_files::joined;
 use super::{Build, Event, Runner, copy, remove_inside};
 use crate::build::cache::files::{FileRecord, Known, Links, look};
 use crate::build::cache::identity::of_image;
@@ -42,12 +43,15 @@ pub(super) struct Caching {
     ids: Ids,
     architecture: String,
     binds: Vec<String>,
-    /// Where the stage that is being built has come to; none before its base is there.
+    /// Where the stage that is being built has come to; none before its base is there, and after a step that gave
+    /// something that nobody can find again.
     chain: Option<Chain>,
+    /// The entry that it stands on.
+    parent: Option<Instance>,
     /// The step that comes stands on the base itself.
     first: bool,
     /// Where earlier stages have ended.
-    ends: Vec<Chain>,
+    ends: Vec<Option<Chain>>,
     /// What is used: it stays while this lives.
     entries: Vec<Entry>,
 }
@@ -103,6 +107,7 @@ impl Caching {
             architecture: host.machine.clone(),
             binds: brought_in(build, host),
             chain: None,
+            parent: None,
             first: true,
             ends: Vec::new(),
             entries: Vec::new(),
@@ -122,35 +127,39 @@ impl Caching {
         Used { cache: self.cache, _entries: self.entries }
     }
 
-    /// The stage has ended.
-    pub fn end_stage(&mut self) {
-        self.ends.extend(self.chain.take());
+    /// The stage has ended; `written` are the files of its sections, which later stages may copy too.
+    pub fn end_stage(&mut self, written: Digest) {
+        self.ends.push(self.chain.take().map(|chain| chain.then(Instance(written))));
+        self.parent = None;
         self.first = true;
     }
 
-    fn find(&mut self, key: Key, fresh: bool) -> Option<PathBuf> {
-        let cache = self.cache.as_ref()?;
-        if fresh {
-            cache.forget(&key);
-            return None;
-        }
-        let entry = cache.find(&key)?;
+    fn find(&mut self, key: Key) -> Option<PathBuf> {
+        let entry = self.cache.as_ref()?.find(&key)?;
         Some(self.enter(entry))
+    }
+
+    /// Makes room for another result with this key. False when a build uses the one that is there.
+    fn make_room(&self, key: Key) -> bool {
+        self.cache.as_ref().is_some_and(|cache| {
+            cache.forget(&key);
+            cache.find(&key).is_none()
+        })
     }
 
     /// The layer of an entry, which is used from now on, and which the next step stands on.
     fn enter(&mut self, entry: Entry) -> PathBuf {
         let layer = entry.upper().parent().map(Path::to_owned).unwrap_or_default();
         self.chain = self.chain.map(|chain| chain.then(entry.instance()));
+        self.parent = Some(entry.instance());
         self.first = false;
         self.entries.push(entry);
         layer
     }
 
-    /// The step gave something that nobody can find again.
+    /// The step gave something that nobody can find again: to keep what comes after it would only fill the disk.
     fn go_on_alone(&mut self) {
-        self.chain = self.chain.map(|chain| chain.then(Instance::random()));
-        self.first = false;
+        self.chain = None;
     }
 }
 
@@ -179,8 +188,9 @@ pub fn trees(ids: &IdMap) -> Trees {
         copy: Box::new(move |from, to| {
             let copy = || copy_tree(from, to).tried(|| format!("cannot copy {from:?}"));
             match for_copy {
-                IdMap::Subordinate { .. } => step::clean_up(&for_copy, copy).map_err(text),
-                _ => copy_tree(from, to),
+                IdMap::Whole => copy_tree(from, to),
+                // There it is root, and may read files of mode 0000 and of other ids.
+                _ => step::clean_up(&for_copy, copy).map_err(text),
             }
         }),
     }
@@ -223,16 +233,21 @@ impl Runner<'_> {
     }
 
     /// Starts a stage on a base that was opened: an image, a directory, or nothing.
-    pub(super) fn start_on(&mut self, agent: &str, path: &Path) -> Result<()> {
+    pub(super) fn start_on(&mut self, agent: &str, path: &Path) {
         if self.caching.cache.is_none() {
-            return Ok(());
+            return;
         }
         let base = match agent {
-            "scratch" => Base::Scratch,
-            _ => Base::Image(of_image(&crate::image::open(path)?)?),
+            "scratch" => Ok(Base::Scratch),
+            _ => crate::image::open(path).and_then(|image| of_image(&image)).map(Base::Image),
         };
-        self.caching.chain = Some(Chain::new(&base));
-        Ok(())
+        match base {
+            Ok(base) => self.caching.chain = Some(Chain::new(&base)),
+            // A sandbox may have directories that are closed to the caller.
+            Err(error) => {
+                (self.build.tell)(Event::Warning(&format!("what is built on {path:?} is not kept: {error}")));
+            }
+        }
     }
 
     /// Looks for the result of a step.
@@ -240,7 +255,16 @@ impl Runner<'_> {
         let (Some(chain), Some(needs)) = (self.caching.chain, self.needs(stage, step)) else {
             return Found::Missing { key: None, why: None };
         };
-        let facts = Facts {
+        let facts = self.facts(step, &needs);
+        let key = chain.key(&facts);
+        let record =
+            StepRecord::new(&name_of(stage), &chain, self.caching.first, &facts, needs.files.clone());
+        self.caching.now.steps.push(record);
+        self.look(key, step, &needs.text)
+    }
+
+    fn facts<'a>(&'a self, step: &'a Step, needs: &'a Needs) -> Facts<'a> {
+        Facts {
             section: &step.section,
             app: step.app.as_deref(),
             by: &needs.by,
@@ -249,12 +273,8 @@ impl Runner<'_> {
             binds: &self.caching.binds,
             ids: self.caching.ids,
             architecture: &self.caching.architecture,
-            copied: needs.copied,
-        };
-        let key = chain.key(&facts);
-        let record = StepRecord::new(&name_of(stage), &chain, self.caching.first, &facts, needs.files);
-        self.caching.now.steps.push(record);
-        self.look(key, step, &needs.text)
+            copied: needs.copied.clone(),
+        }
     }
 
     fn look(&mut self, key: Key, step: &Step, text: &[Lines]) -> Found {
@@ -265,16 +285,18 @@ impl Runner<'_> {
             .no_cache_from
             .iter()
             .any(|from| from.trim_start_matches('%').to_lowercase() == name);
-        if let Some(layer) = self.caching.find(key, flag) {
+        if !flag && let Some(layer) = self.caching.find(key) {
             return Found::Layer(layer);
         }
+        // Kept beside a result that is in use, the new one would be taken for it.
+        let key = Some(key).filter(|key| !flag || self.caching.make_room(*key));
         let caching = &self.caching;
         let index = caching.now.steps.len().saturating_sub(1);
         let why = caching.cache.is_some().then(|| match flag {
             true => why::Why::Flag("--no-cache-from").to_string(),
             false => why(caching.last.as_ref(), &caching.now, index, text).to_string(),
         });
-        Found::Missing { key: Some(key), why }
+        Found::Missing { key, why }
     }
 
     /// Keeps the layer that a step has made; gives where it is now.
@@ -297,7 +319,7 @@ impl Runner<'_> {
             stage: name_of(stage),
             section,
             line: first_line(step),
-            parent: self.caching.entries.last().map(Entry::instance),
+            parent: self.caching.parent,
         };
         match cache.keep_layer(&key, &layer, &made) {
             Ok(entry) => self.caching.enter(entry),
@@ -326,7 +348,7 @@ impl Runner<'_> {
                     } else {
                         ""
                     });
-                    needs.copied.push(("files of the image".to_owned(), digest_of_written(stage)?));
+                    needs.copied.push(("files of the image".to_owned(), self.digest_of_written(stage)));
                 }
                 Some(needs)
             }
@@ -334,7 +356,7 @@ impl Runner<'_> {
                 let mut needs = Needs { by: into.clone(), ..Needs::default() };
                 if let Some(from) = from {
                     let index = self.stages.iter().position(|stage| stage.name.as_ref() == Some(from))?;
-                    needs.copied.push((format!("stage {from}"), self.caching.ends.get(index)?.digest()));
+                    needs.copied.push((format!("stage {from}"), (*self.caching.ends.get(index)?)?.digest()));
                 }
                 for file in files {
                     let target = file.target.as_deref().unwrap_or_default();
@@ -347,6 +369,55 @@ impl Runner<'_> {
             }
             _ => None,
         }
+    }
+
+    /// Whether a step that was looked for would have this key now. While files were copied, somebody may have written
+    /// to them.
+    pub(super) fn is_still(&mut self, key: Key, stage: &StagePlan, step: &Step) -> bool {
+        let What::Copy { from: None, .. } = &step.what else { return true };
+        let Some(record) = self.caching.now.steps.last() else { return false };
+        // What has not changed need not be read again.
+        let known = Known::of(
+            self.caching
+                .last
+                .iter()
+                .flat_map(|last| &last.steps)
+                .chain([record])
+                .flat_map(|step| &step.files),
+        );
+        self.caching.known = known;
+        let facts = self.caching.chain.zip(self.needs(stage, step));
+        facts.is_some_and(|(chain, needs)| chain.key(&self.facts(step, &needs)) == key)
+    }
+
+    /// Of the sections that become files of the image.
+    pub(super) fn digest_of_written(&self, stage: &StagePlan) -> Digest {
+        let mut hash = Sha256::new();
+        let mut add = |text: &str| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        };
+        for step in stage.steps.iter().filter(|step| self.wanted(step)) {
+            match &step.what {
+                What::Write { path, by, text } => {
+                    add(path);
+                    add(by.as_deref().unwrap_or_default());
+                    // Where it stands in the definition does not matter.
+                    add(&joined(text));
+                }
+                What::Label { path, labels } => {
+                    add(path);
+                    labels.iter().for_each(|label| {
+                        add(&label.name);
+                        add(&label.value);
+                    });
+                }
+                _ => continue,
+            }
+            add(&step.section);
+            add(step.app.as_deref().unwrap_or_default());
+        }
+        Digest::of(hash.finalize().into())
     }
 
     /// What a line of %files copies from the host; none where copying will say what is wrong.
@@ -376,12 +447,4 @@ fn first_line(step: &Step) -> String {
         What::Write { .. } | What::Label { .. } => None,
     };
     lines.unwrap_or_default().trim().to_owned()
-}
-
-/// Of the sections that become files of the image.
-fn digest_of_written(stage: &StagePlan) -> Option<Digest> {
-    let written = |step: &&Step| matches!(step.what, What::Write { .. } | What::Label { .. });
-    let written: Vec<&What> = stage.steps.iter().filter(written).map(|step| &step.what).collect();
-    let text = serde_json::to_vec(&written).ok()?;
-    Some(Digest::of(Sha256::digest(text).into()))
 }

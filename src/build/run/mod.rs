@@ -318,7 +318,7 @@ impl Runner<'_> {
                 self.found_or_done(stage, step, |runner| runner.run_test(step))?;
             }
         }
-        self.caching.end_stage();
+        self.caching.end_stage(self.digest_of_written(stage));
         Ok(())
     }
 
@@ -336,6 +336,7 @@ impl Runner<'_> {
             }
             Found::Missing { key, why } => {
                 self.timed(stage, step, why.as_deref(), work)?;
+                let key = key.filter(|key| self.is_still(*key, stage, step));
                 if let Some(layer) = self.stages.last_mut().and_then(|stage| stage.layers.pop()) {
                     let layer = self.keep(stage, step, (key, layer));
                     self.add_layer(Some(layer));

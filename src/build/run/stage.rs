@@ -145,7 +145,7 @@ impl Runner<'_> {
                 })?;
                 match made.filter(|_| !agents::makes(agent)) {
                     Some(base) => {
-                        self.start_on(agent, &base.path)?;
+                        self.start_on(agent, &base.path);
                         base
                     }
                     None => Base::directory(self.keep(stage, step, (key, layer)).join("upper")),

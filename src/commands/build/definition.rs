@@ -1,5 +1,6 @@
 //! From a definition to an image or a sandbox.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -207,11 +208,16 @@ fn pack(args: &BuildArgs, built: &Built, file: &File, global: &Global) -> Result
         let layers = layers.iter().rev().cloned().collect();
         let tree = Tree::Layered(Layered::new(lowest, layers));
         let content = Content::Layers { base, directories: &directories };
-        let name = args.target.file_stem().map(|name| name.to_string_lossy());
+        // Reproducible: the same bytes whatever the file is called.
+        let name = if args.reproducible { Some("image".into()) } else { stem_of(&args.target) };
         let packed = image::write(&content, (&tree, name.as_deref()), file, args, global)?;
         serde_json::to_vec(&packed).tried(|| "cannot hand the summary on".into())
     })?;
     serde_json::from_slice(&bytes).tried(|| "cannot read the summary of packing".into())
+}
+
+fn stem_of(target: &Path) -> Option<Cow<'_, str>> {
+    target.file_stem().map(OsStr::to_string_lossy)
 }
 
 /// Prints what would be done, and where.

@@ -1,6 +1,7 @@
 //! Images from definitions: every section seen in what was built, by skiff and, where it is there, by Apptainer;
 //! mistakes, bad luck, and that nothing is left.
 
+mod again;
 mod bad_luck;
 mod bases;
 mod files;

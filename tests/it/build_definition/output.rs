@@ -56,7 +56,7 @@ fn a_sif_has_the_definition_what_it_says_and_the_root_in_that_order() {
     let list = place.run(["sif", "list", "new.sif"]).ok();
     let kinds: Vec<_> = list.lines().skip(3).filter_map(|line| line.split('|').next_back()).collect();
     assert!(
-        matches!(kinds[..], ["Def.FILE", "JSON.Generic", root] if root.starts_with("FS (Squashfs/*System/")),
+        matches!(kinds[..], ["Def.FILE", "JSON.Generic", "SBOM (spdx-json)", root] if root.starts_with("FS (Squashfs/*System/")),
         "{list}"
     );
     // An image packed anew says the same and shows the same.
