@@ -59,23 +59,25 @@ impl Stage {
     }
 }
 
+/// A root directory for an agent to fill. The caller's mask does not count.
+fn make_root(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+}
+
 impl Runner<'_> {
     /// The stage that is being built.
     pub(super) fn stage(&self) -> Result<&Stage> {
         self.stages.last().ok_or_else(|| Error::new(Kind::Internal, "there is no stage"))
     }
 
-    /// A new layer for a step; none where the root itself is written.
+    /// A new layer for a step, whose parts are made when something is laid under it; none where the root itself is
+    /// written.
     pub(super) fn new_layer(&mut self) -> Result<Option<PathBuf>> {
         if self.stage()?.in_place {
             return Ok(None);
         }
-        let layer = self.directory("layer")?;
-        for part in ["upper", "work"] {
-            let path = layer.join(part);
-            std::fs::create_dir(&path).tried(|| format!("cannot make {path:?}"))?;
-        }
-        Ok(Some(layer))
+        Ok(Some(self.directory("layer")?))
     }
 
     /// A layer that is done.
@@ -134,7 +136,7 @@ impl Runner<'_> {
             (None, Found::Missing { key, why }) => {
                 let layer = self.directory("base")?;
                 let directory = layer.join("upper");
-                std::fs::create_dir(&directory).tried(|| format!("cannot make {directory:?}"))?;
+                make_root(&directory).tried(|| format!("cannot make {directory:?}"))?;
                 let mut made = None;
                 self.timed(stage, step, why.as_deref(), |runner| {
                     let (ids, host) = (&runner.ids, runner.host);
