@@ -7,7 +7,7 @@ use super::copy::{self, From};
 use super::rooted::Rooted;
 use super::{Runner, image_files};
 use crate::build::agents::{self, Base};
-use crate::build::cache::identity::of_image;
+use crate::build::cache::identity::of_file;
 use crate::build::plan::{StagePlan, Step, What};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::Tree;
@@ -194,7 +194,7 @@ impl Runner<'_> {
     /// %environment and the other sections that become files, the labels, the definition.
     pub(super) fn write_files(&mut self, stage: &StagePlan) -> Result<()> {
         let (build, sections) = (self.build, self.build.options.sections.clone());
-        let base = self.stage()?.base.path.display().to_string();
+        let mut from = None;
         let mut labels = build.options.labels.clone();
         for step in &stage.steps {
             let What::Base { agent, keys } = &step.what else { continue };
@@ -204,14 +204,17 @@ impl Runner<'_> {
             };
             add("bootstrap", agent);
             keys.iter().for_each(|key| add(&key.key, &key.value));
+            from = keys.iter().find(|key| key.key == "From").map(|key| key.value.clone());
             if let Some(name) = &stage.name {
                 add("stage", name);
             }
         }
         if let Root::Image { .. } = self.stage()?.base.root {
-            labels.push(("org.opencontainers.image.base.name".to_owned(), base));
-            let digest = of_image(&crate::image::open(&self.stage()?.base.path)?)?;
-            labels.push(("org.label-schema.usage.skiff.base.digest".to_owned(), digest.to_string()));
+            // As the definition has it: where the image lies on this machine is no affair of who gets the new one.
+            labels.extend(from.map(|from| ("org.opencontainers.image.base.name".to_owned(), from)));
+            let digest = of_file(&crate::image::open(&self.stage()?.base.path)?)?;
+            let label = "org.label-schema.usage.skiff.base.digest".to_owned();
+            labels.extend(digest.map(|digest| (label, digest.to_string())));
         }
         let wanted = |step: &Step| {
             sections.as_ref().is_none_or(|sections| {

@@ -207,7 +207,12 @@ fn pack(args: &BuildArgs, built: &Built, file: &File, global: &Global) -> Result
         let layers = layers.iter().rev().cloned().collect();
         let tree = Tree::Layered(Layered::new(lowest, layers));
         let content = Content::Layers { base, directories: &directories };
-        let name = args.target.file_stem().map(|name| name.to_string_lossy());
+        // Not the target's: the same definition gives the same bytes, whatever the image is called.
+        let name = args
+            .source
+            .as_deref()
+            .and_then(|source| Path::new(source).file_stem())
+            .map(|name| name.to_string_lossy());
         let packed = image::write(&content, (&tree, name.as_deref()), file, args, global)?;
         serde_json::to_vec(&packed).tried(|| "cannot hand the summary on".into())
     })?;
