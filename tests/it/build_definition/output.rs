@@ -56,7 +56,7 @@ fn a_sif_has_the_definition_what_it_says_and_the_root_in_that_order() {
     let list = place.run(["sif", "list", "new.sif"]).ok();
     let kinds: Vec<_> = list.lines().skip(3).filter_map(|line| line.split('|').next_back()).collect();
     assert!(
-        matches!(kinds[..], ["Def.FILE", "JSON.Generic", root] if root.starts_with("FS (Squashfs/*System/")),
+        matches!(kinds[..], ["Def.FILE", "JSON.Generic", "SBOM (spdx-json)", root] if root.starts_with("FS (Squashfs/*System/")),
         "{list}"
     );
     // An image packed anew says the same and shows the same.
@@ -133,7 +133,9 @@ fn a_dry_run_says_where_and_what_and_does_nothing() {
     assert!(said.contains("  line 3    inside   %post by /bin/sh -ex, 1 line\n"), "{said}");
     assert!(!place.work("new.sif").exists());
     let said = place.run(["build", "--section", "setpu", "new.sif", "new.def"]).fails(255);
-    assert!(said.contains("cannot run the section \"setpu\""), "{said}");
+    assert!(said.contains("cannot take the section \"setpu\" (--section)"), "{said}");
+    let said = place.run(["build", "--no-cache-from", "%pots", "new.sif", "new.def"]).fails(255);
+    assert!(said.contains("cannot take the section \"pots\" (--no-cache-from)"), "{said}");
 }
 
 #[test]
