@@ -86,7 +86,9 @@ pub fn begin(mut command: Command, line: &str) -> Child {
             return child;
         }
     }
-    panic!("{line:?} is never said");
+    let _ = child.kill();
+    let ended = child.wait();
+    panic!("{line:?} is never said: {ended:?}");
 }
 
 #[test]
