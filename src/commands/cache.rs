@@ -15,6 +15,9 @@ use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::plan::building;
 
+/// The table's first line, in the columns of [`row`].
+const HEADER: &str = "TYPE         SIZE   FILES  MADE      LAST USED  FROM\n";
+
 /// No text of a definition is shown longer.
 const WHAT_CHARACTERS: usize = 60;
 
@@ -71,7 +74,7 @@ fn list(entries: &[Listed], args: &ListArgs, place: &str) -> String {
     }
     let mut text = String::new();
     if !entries.is_empty() {
-        text = row(["TYPE", "SIZE", "FILES", "MADE", "LAST USED"].map(str::to_owned), "FROM");
+        text = HEADER.to_owned();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         for entry in entries {
             text += &match &entry.about {

@@ -31,7 +31,7 @@ const DIRECTORY: &str = "/.singularity.d";
 /// The text that the image was built from.
 const DEFINITION: &str = "/.singularity.d/Singularity";
 /// No text is longer: what is, is a program and not metadata.
-const TEXT_LIMIT: u64 = 1 << 20;
+const TEXT_LIMIT: u64 = 16 << 20;
 /// No object is longer.
 const OBJECT_LIMIT: u64 = 16 << 20;
 /// No image has more apps that are looked at.

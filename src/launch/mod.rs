@@ -19,6 +19,7 @@ mod init;
 mod namespaces;
 mod own;
 mod process;
+mod root_directory;
 mod rootfs;
 pub mod step;
 mod subordinate;

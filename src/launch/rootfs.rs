@@ -21,8 +21,11 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountFlags;
 
 use super::namespaces::Unmounted;
+use super::root_directory;
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Held, HeldKind, HostEntry, Mount, MountKind, MountPoint, RunPlan, TargetKind, Writes};
+use crate::plan::{
+    Held, HeldKind, HostEntry, IdMap, Mount, MountKind, MountPoint, RunPlan, TargetKind, Writes,
+};
 use crate::sys::compat;
 use crate::sys::mount::{self, Extent, Limits, Taken};
 
@@ -43,6 +46,9 @@ const STAGE_AT: &str = "/dev";
 /// Where in the stage what is written goes.
 const CHANGES: &str = "changes";
 
+/// The name of the uppermost of the layers that are only read.
+const UPPERMOST: &str = "layer-0";
+
 /// Builds the root and makes it the root directory of this process.
 pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
     let (root, _) = assemble(plan, lower, STAGE_AT)?;
@@ -55,6 +61,7 @@ pub fn assemble_and_enter(plan: &RunPlan, lower: Lower) -> Result<()> {
 /// Builds the root; gives it open, and its name in the stage, which is mounted on the directory `stage`. The working
 /// directory is the stage after that.
 pub fn assemble(plan: &RunPlan, lower: Lower, stage: &str) -> Result<(OwnedFd, &'static str)> {
+    let new = is_new_layer(plan);
     make_on_host(&plan.make)?;
     let sources = take_sources(&plan.mounts)?;
     let layers = take_layers(plan)?;
@@ -80,6 +87,10 @@ pub fn assemble(plan: &RunPlan, lower: Lower, stage: &str) -> Result<(OwnedFd, &
         let at = make_directory(name).context(Kind::Host, staging)?;
         layer.attach(at.as_fd(), || open_directory(name)).context(Kind::Host, staging)?;
     }
+    if new {
+        let below = if layers.iter().any(|(name, _)| name == UPPERMOST) { UPPERMOST } else { "image" };
+        root_directory::inherit(below, &format!("{CHANGES}/upper")).context(Kind::Host, staging)?;
+    }
     let (root, name) = lay_mount_points(plan)?;
     for (number, (mount, source)) in plan.mounts.iter().zip(sources).enumerate() {
         let done = apply(root.as_fd(), number, mount, source.as_ref());
@@ -90,6 +101,12 @@ pub fn assemble(plan: &RunPlan, lower: Lower, stage: &str) -> Result<(OwnedFd, &
         }
     }
     Ok((root, name))
+}
+
+/// Whether what root writes goes to a directory that is not there yet. To others their own directories stay writable.
+fn is_new_layer(plan: &RunPlan) -> bool {
+    let root = !matches!(plan.ids, IdMap::Caller { .. });
+    matches!(&plan.writes, Writes::Directory(path) if root && !path.0.join("upper").exists())
 }
 
 fn make_on_host(entries: &[HostEntry]) -> Result<()> {

@@ -72,8 +72,8 @@ pub fn beside(
 pub fn emulate_root(ids: &IdMap) {
     match ids {
         IdMap::Root { .. } => emulate::begin(Scope::Root).tell(),
-        IdMap::Subordinate { .. } => emulate::begin(Scope::Devices).tell(),
-        IdMap::Caller { .. } | IdMap::Whole => {}
+        IdMap::Subordinate { .. } | IdMap::Whole => emulate::begin(Scope::Devices).tell(),
+        IdMap::Caller { .. } => {}
     }
 }
 

@@ -474,6 +474,8 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
             emulates: match ids {
                 IdMap::Root { .. } => Emulated::Root,
                 IdMap::Subordinate { .. } => Emulated::Devices,
+                // The user namespace of real root allows none either; who asks for them says --fakeroot.
+                IdMap::Whole if asked.fakeroot.is_some() => Emulated::Devices,
                 IdMap::Caller { .. } | IdMap::Whole => Emulated::Nothing,
             },
         },

@@ -19,7 +19,7 @@ const LIBRARIES: &str = "--bind /lib,/lib64,/usr/lib --env SKIFF_LINGER=0";
 const FIRST: u32 = 300_000;
 
 /// `script` as the ordinary user who has these ranges, with skiff as `$SKIFF`, after `setup`, which root does.
-fn with_ranges(place: &Place, ranges: &str, setup: &str, script: &str) -> Command {
+pub fn with_ranges(place: &Place, ranges: &str, setup: &str, script: &str) -> Command {
     fs::write(place.work("subids"), ranges).expect("a file can be written");
     let become_user = format!("exec setpriv --reuid {} --regid {} --clear-groups", user().uid, user().gid);
     let prepare = "mount --bind subids /etc/subuid\nmount --bind subids /etc/subgid";
@@ -31,7 +31,7 @@ fn with_ranges(place: &Place, ranges: &str, setup: &str, script: &str) -> Comman
     command
 }
 
-fn range(count: u32) -> String {
+pub fn range(count: u32) -> String {
     format!("{}:{FIRST}:{count}\n", user().name)
 }
 

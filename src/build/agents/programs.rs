@@ -9,7 +9,6 @@ use std::process::Command;
 use super::Order;
 use crate::error::{Context, Error, Kind, Result};
 use crate::launch::step;
-use crate::plan::IdMap;
 
 /// Where Debian keeps what is newest.
 const DEBIAN: &str = "http://deb.debian.org/debian";
@@ -123,9 +122,7 @@ fn debootstrap(order: &Order<'_>) -> Result<Call> {
             arguments.push(format!("--components={}", components.replace(' ', ",")));
         }
         arguments.extend(mirror.plain.iter().map(|option| format!("--aptopt={option}")));
-        if !matches!(order.ids, IdMap::Whole) {
-            arguments.extend(DEVICES_BY_HOOKS.map(str::to_owned));
-        }
+        arguments.extend(DEVICES_BY_HOOKS.map(str::to_owned));
         // The directory is there, and empty.
         arguments.extend(["--skip=check/empty".to_owned(), suite.to_owned(), target, mirror.url]);
     } else {

@@ -46,21 +46,37 @@ pub fn of_image(image: &Image) -> Result<Digest> {
         return of_directory(&image.path).tried(|| format!("cannot look through {:?}", image.path));
     };
     let status = image.file.metadata().tried(tried)?;
-    hash.number("length", status.size());
     hash.number("seconds", status.mtime() as u64);
     hash.number("nanoseconds", status.mtime_nsec() as u64);
+    add_file(&mut hash, image, partition)?;
+    Ok(hash.finish())
+}
+
+/// What the file of an image is known by wherever it is copied to: the same without its time. None for a directory.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn of_file(image: &Image) -> Result<Option<Digest>> {
+    let Some(partition) = &image.partition else { return Ok(None) };
+    let mut hash = Hash::new("image file");
+    add_file(&mut hash, image, partition)?;
+    Ok(Some(hash.finish()))
+}
+
+fn add_file(hash: &mut Hash, image: &Image, partition: &Source) -> Result<()> {
+    let tried = || format!("cannot read image {:?}", image.path);
+    hash.number("length", image.file.metadata().tried(tried)?.size());
     if image.format == Format::Sif {
         let whole = Source::whole(image.file.clone()).tried(tried)?;
         let tables = SIF_TABLES_BYTES.min(whole.length());
-        add(&mut hash, &whole, 0, tables).tried(tried)?;
+        add(hash, &whole, 0, tables).tried(tried)?;
     }
     let mut bytes = [0; SUPERBLOCK_BYTES];
     partition.read_exact_at(&mut bytes, 0).tried(tried)?;
     let superblock = Superblock::parse(&bytes, partition.length()).map_err(|error| image.named(error))?;
     hash.bytes("superblock", &bytes);
     let tables = superblock.bytes_used.saturating_sub(superblock.inode_table);
-    add(&mut hash, partition, superblock.inode_table, tables).tried(tried)?;
-    Ok(hash.finish())
+    add(hash, partition, superblock.inode_table, tables).tried(tried)
 }
 
 fn add(hash: &mut Hash, source: &Source, from: u64, length: u64) -> io::Result<()> {

@@ -174,6 +174,11 @@ pub fn carry_out(build: &Build<'_>) -> Result<Built> {
     }
 }
 
+/// Whether a step changes nothing of the root.
+fn is_test(step: &Step) -> bool {
+    step.section == "%test" && matches!(step.what, What::Run { .. })
+}
+
 /// Removes what a failed build has made, or says how to look at it.
 fn end_of_failed(
     build: &Build<'_>,
@@ -291,7 +296,6 @@ impl Runner<'_> {
     }
 
     fn run_stage(&mut self, stage: &StagePlan) -> Result<()> {
-        let is_test = |step: &Step| step.section == "%test" && matches!(step.what, What::Run { .. });
         let steps = || stage.steps.iter().filter(|step| !is_test(step));
         for step in steps() {
             let skipped = !self.wanted(step) && !matches!(step.what, What::Base { .. });
@@ -332,14 +336,14 @@ impl Runner<'_> {
         match self.look_for(stage, step) {
             Found::Layer(layer) => {
                 self.taken(stage, step);
-                self.add_layer(Some(layer));
+                self.add_layer(Some(layer).filter(|_| !is_test(step)));
             }
             Found::Missing { key, why } => {
                 self.timed(stage, step, why.as_deref(), work)?;
                 let key = key.filter(|key| self.is_still(*key, stage, step));
                 if let Some(layer) = self.stages.last_mut().and_then(|stage| stage.layers.pop()) {
                     let layer = self.keep(stage, step, (key, layer));
-                    self.add_layer(Some(layer));
+                    self.add_layer(Some(layer).filter(|_| !is_test(step)));
                 }
             }
         }

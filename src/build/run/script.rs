@@ -18,8 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use super::Runner;
-use super::image_files::joined;
-use crate::build::plan::{Step, What};
+use crate::build::plan::{Lines, Step, What};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::FAMILIES;
 use crate::launch::{self, step, step::Ended};
@@ -34,7 +33,7 @@ impl Runner<'_> {
     /// %pre and %setup.
     pub(super) fn run_on_host(&mut self, step: &Step) -> Result<()> {
         let What::Run { by, text, .. } = &step.what else { return Ok(()) };
-        let script = self.write_script(&joined(text))?;
+        let script = self.write_script(&in_place("", text))?;
         let call = |root: Option<&Path>| -> Result<ExitStatus> {
             let mut command = host_command(by, &script);
             if let Some(root) = root {
@@ -70,11 +69,10 @@ impl Runner<'_> {
     /// %post and %appinstall.
     pub(super) fn run_inside(&mut self, step: &Step) -> Result<()> {
         let What::Run { by, text, .. } = &step.what else { return Ok(()) };
-        let mut script = joined(text);
-        if let Some(app) = &step.app {
-            script = format!(". /scif/apps/{app}/scif/env/01-base.sh\ncd /scif/apps/{app}\n{script}");
-        }
-        let script = self.write_script(&script)?;
+        let first = step.app.as_ref().map_or_else(String::new, |app| {
+            format!(". /scif/apps/{app}/scif/env/01-base.sh; cd /scif/apps/{app}")
+        });
+        let script = self.write_script(&in_place(&first, text))?;
         let layer = self.new_layer()?;
         let mut flags = self.build.options.flags.clone();
         flags.mount.push(script_mount(&script, INSIDE));
@@ -104,8 +102,12 @@ impl Runner<'_> {
             .map_err(|error| self.at(step.line, error))?;
         let ended = self.run_plan(&plan).map_err(|error| self.at(step.line, error))?;
         self.judge(step, ended)?;
-        // Nothing of it stays, but that it has passed.
+        // Nothing of it stays, but that it has passed: which an empty layer of the cache says.
         let layer = self.new_layer()?;
+        if let Some(layer) = &layer {
+            let path = layer.join("upper");
+            fs::create_dir(&path).tried(|| format!("cannot make {path:?}"))?;
+        }
         self.add_layer(layer);
         Ok(())
     }
@@ -152,10 +154,39 @@ impl Runner<'_> {
     }
 }
 
+/// A script whose lines have the numbers that they have in the definition: what a shell says of a line
+/// (`/.post.script: 12: make: not found`) is true there. `first` comes before it, on a line of its own.
+fn in_place(first: &str, text: &[Lines]) -> String {
+    let mut script = first.to_owned();
+    let mut line = 1;
+    for lines in text {
+        while line < lines.line {
+            script.push('\n');
+            line += 1;
+        }
+        script.push_str(&lines.text);
+        line += lines.text.bytes().filter(|byte| *byte == b'\n').count() as u32;
+    }
+    script
+}
+
 /// A script's program with its arguments, and the script.
 fn host_command(by: &str, script: &Path) -> Command {
     let mut words = by.split_whitespace();
     let mut command = Command::new(words.next().unwrap_or("/bin/sh"));
     command.args(words).arg(script);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_keep_their_numbers() {
+        let lines = |line, text: &str| Lines { line, text: text.into() };
+        let text = [lines(3, "a\nb\n"), lines(7, "c\n")];
+        assert_eq!(in_place("", &text), "\n\na\nb\n\n\nc\n");
+        assert_eq!(in_place("x", &text[..1]), "x\n\na\nb\n");
+    }
 }

@@ -7,7 +7,7 @@ use super::copy::{self, From};
 use super::rooted::Rooted;
 use super::{Runner, image_files};
 use crate::build::agents::{self, Base};
-use crate::build::cache::identity::of_image;
+use crate::build::cache::identity::of_file;
 use crate::build::plan::{StagePlan, Step, What};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::Tree;
@@ -59,23 +59,25 @@ impl Stage {
     }
 }
 
+/// A root directory for an agent to fill. The caller's mask does not count.
+fn make_root(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+}
+
 impl Runner<'_> {
     /// The stage that is being built.
     pub(super) fn stage(&self) -> Result<&Stage> {
         self.stages.last().ok_or_else(|| Error::new(Kind::Internal, "there is no stage"))
     }
 
-    /// A new layer for a step; none where the root itself is written.
+    /// A new layer for a step, whose parts are made when something is laid under it; none where the root itself is
+    /// written.
     pub(super) fn new_layer(&mut self) -> Result<Option<PathBuf>> {
         if self.stage()?.in_place {
             return Ok(None);
         }
-        let layer = self.directory("layer")?;
-        for part in ["upper", "work"] {
-            let path = layer.join(part);
-            std::fs::create_dir(&path).tried(|| format!("cannot make {path:?}"))?;
-        }
-        Ok(Some(layer))
+        Ok(Some(self.directory("layer")?))
     }
 
     /// A layer that is done.
@@ -134,7 +136,7 @@ impl Runner<'_> {
             (None, Found::Missing { key, why }) => {
                 let layer = self.directory("base")?;
                 let directory = layer.join("upper");
-                std::fs::create_dir(&directory).tried(|| format!("cannot make {directory:?}"))?;
+                make_root(&directory).tried(|| format!("cannot make {directory:?}"))?;
                 let mut made = None;
                 self.timed(stage, step, why.as_deref(), |runner| {
                     let (ids, host) = (&runner.ids, runner.host);
@@ -192,7 +194,7 @@ impl Runner<'_> {
     /// %environment and the other sections that become files, the labels, the definition.
     pub(super) fn write_files(&mut self, stage: &StagePlan) -> Result<()> {
         let (build, sections) = (self.build, self.build.options.sections.clone());
-        let base = self.stage()?.base.path.display().to_string();
+        let mut from = None;
         let mut labels = build.options.labels.clone();
         for step in &stage.steps {
             let What::Base { agent, keys } = &step.what else { continue };
@@ -202,14 +204,17 @@ impl Runner<'_> {
             };
             add("bootstrap", agent);
             keys.iter().for_each(|key| add(&key.key, &key.value));
+            from = keys.iter().find(|key| key.key == "From").map(|key| key.value.clone());
             if let Some(name) = &stage.name {
                 add("stage", name);
             }
         }
         if let Root::Image { .. } = self.stage()?.base.root {
-            labels.push(("org.opencontainers.image.base.name".to_owned(), base));
-            let digest = of_image(&crate::image::open(&self.stage()?.base.path)?)?;
-            labels.push(("org.label-schema.usage.skiff.base.digest".to_owned(), digest.to_string()));
+            // As the definition has it: where the image lies on this machine is no affair of who gets the new one.
+            labels.extend(from.map(|from| ("org.opencontainers.image.base.name".to_owned(), from)));
+            let digest = of_file(&crate::image::open(&self.stage()?.base.path)?)?;
+            let label = "org.label-schema.usage.skiff.base.digest".to_owned();
+            labels.extend(digest.map(|digest| (label, digest.to_string())));
         }
         let wanted = |step: &Step| {
             sections.as_ref().is_none_or(|sections| {

@@ -1,6 +1,5 @@
 //! From a definition to an image or a sandbox.
 
-use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,6 +11,7 @@ use super::image::{self, Content, Packed};
 use super::output::{NewFile, parent};
 use super::show::Show;
 use super::{OF_CONTAINERS, check, metadata, sandbox};
+use crate::build::definition::SECTIONS;
 use crate::build::plan::BuildPlan;
 use crate::build::run::{Build, BuildOptions, Built, Event, carry_out};
 use crate::build::workdir;
@@ -87,7 +87,12 @@ fn options(args: &BuildArgs) -> Result<BuildOptions> {
     }
     let absolute = |path: &PathBuf| std::path::absolute(path).tried(|| format!("cannot use {path:?}"));
     let sections = (!args.section.is_empty()).then(|| args.section.clone());
-    check_sections(&args.section)?;
+    let known = |name: &str| matches!(name, "all" | "none") || SECTIONS.iter().any(|kind| kind.name == name);
+    check_sections(&args.section, known, "--section")?;
+    // As they are shown.
+    let bare: Vec<String> = args.no_cache_from.iter().map(|name| bare_name(name)).collect();
+    let made = |name: &str| name == "bootstrap" || SECTIONS.iter().any(|kind| kind.name == name);
+    check_sections(&bare, made, "--no-cache-from")?;
     Ok(BuildOptions {
         flags: BuildFlags {
             bind: args.bind.clone(),
@@ -108,20 +113,19 @@ fn options(args: &BuildArgs) -> Result<BuildOptions> {
     })
 }
 
+/// A section's name without what stands before it, in small letters.
+fn bare_name(name: &str) -> String {
+    name.trim_start_matches('%').to_lowercase()
+}
+
 /// Refuses names of sections that there are none of.
-fn check_sections(names: &[String]) -> Result<()> {
-    use crate::build::definition::SECTIONS;
-    let known = |name: &String| {
-        matches!(name.as_str(), "all" | "none") || SECTIONS.iter().any(|kind| kind.name == name)
-    };
+fn check_sections(names: &[String], known: impl Fn(&str) -> bool, flag: &str) -> Result<()> {
     match names.iter().find(|name| !known(name)) {
         None => Ok(()),
         Some(name) => Err(Error::usage(format!(
-            "cannot run the section {name:?}: there is none of that name"
+            "cannot take the section {name:?} ({flag}): there is none of that name"
         ))
-        .hint(
-            "--section takes names as they stand in definitions, without %: setup, post, files, test, ...",
-        )),
+        .hint("sections are named as in definitions, without %: setup, post, files, test, ...")),
     }
 }
 
@@ -208,16 +212,16 @@ fn pack(args: &BuildArgs, built: &Built, file: &File, global: &Global) -> Result
         let layers = layers.iter().rev().cloned().collect();
         let tree = Tree::Layered(Layered::new(lowest, layers));
         let content = Content::Layers { base, directories: &directories };
-        // Reproducible: the same bytes whatever the file is called.
-        let name = if args.reproducible { Some("image".into()) } else { stem_of(&args.target) };
+        // Not the target's: the same definition gives the same bytes, whatever the image is called.
+        let name = args
+            .source
+            .as_deref()
+            .and_then(|source| Path::new(source).file_stem())
+            .map(|name| name.to_string_lossy());
         let packed = image::write(&content, (&tree, name.as_deref()), file, args, global)?;
         serde_json::to_vec(&packed).tried(|| "cannot hand the summary on".into())
     })?;
     serde_json::from_slice(&bytes).tried(|| "cannot read the summary of packing".into())
-}
-
-fn stem_of(target: &Path) -> Option<Cow<'_, str>> {
-    target.file_stem().map(OsStr::to_string_lossy)
 }
 
 /// Prints what would be done, and where.

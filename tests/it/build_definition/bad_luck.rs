@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use super::{NEEDS, build, leavings, place};
+use super::{NEEDS, build, inside, leavings, place};
 use crate::harness::{Place, able, collect, finish, skiff_binary, wait_for_exit};
 
 #[test]
@@ -22,6 +22,11 @@ fn a_script_that_fails_is_shown_with_its_line_and_what_it_built_is_kept_on_deman
     assert!(said.contains("+ cat /missing\n"), "{said}");
     assert!(said.contains("skiff: new.def:3: %post failed: exit status 1\nhint: "), "{said}");
     assert!(said.contains("--no-cleanup keeps"), "{said}");
+    // What the shell says of a line is its line in the definition.
+    let odd = build(&place, &[], "%post\n true\n\n%post\n\n none-such\n").fails(255);
+    assert!(odd.contains("/.post.script: line 8: none-such: not found\n"), "{odd}");
+    let app = build(&place, &[], "%appinstall a\n true\n none-such\n").fails(255);
+    assert!(app.contains("/.post.script: line 5: none-such: not found\n"), "{app}");
     assert_eq!(leavings(&place), Vec::<String>::new());
     let said = build(&place, &["--no-cleanup"], text).fails(255);
     let shell = said.split("to look around: skiff shell ").nth(1).expect("a command is named").trim();
@@ -65,16 +70,25 @@ fn what_a_script_starts_ends_with_it() {
 
 /// Starts a build in a process group of its own, and waits for a line on its standard error.
 fn start(place: &Place, line: &str) -> Child {
+    begin(place.skiff(["build", "--force", "new.sif", "new.def"]), line)
+}
+
+/// The same with any command.
+pub fn begin(mut command: Command, line: &str) -> Child {
     use std::os::unix::process::CommandExt;
-    let mut command = place.skiff(["build", "--force", "new.sif", "new.def"]);
     command.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("skiff starts");
     let mut lines = BufReader::new(child.stderr.take().expect("standard error is a pipe")).lines();
-    let said = lines.by_ref().map_while(Result::ok).any(|said| said.contains(line));
-    assert!(said, "{line:?} is never said");
-    // Read on, or the build may be ended by the pipe.
-    std::thread::spawn(move || lines.count());
-    child
+    while let Some(Ok(said)) = lines.next() {
+        if said.contains(line) {
+            // Read on, or the build may be ended by the pipe.
+            std::thread::spawn(move || lines.count());
+            return child;
+        }
+    }
+    let _ = child.kill();
+    let ended = child.wait();
+    panic!("{line:?} is never said: {ended:?}");
 }
 
 #[test]
@@ -108,6 +122,107 @@ fn ctrl_c_in_every_phase_leaves_nothing() {
             assert_eq!(fs::read_to_string(place.work("new.sif")).unwrap(), "old");
         }
     }
+}
+
+#[test]
+fn ctrl_c_while_an_image_is_packed_or_unpacked_leaves_nothing() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = place("bad-packing");
+    place.write("new.sif", "old");
+    // Enough to pack for some seconds with this method, and nothing to make.
+    place.write("big", vec![7; 256 << 20]);
+    place.write("new.def", "Bootstrap: localimage\nFrom: busybox.sif\n%files\n big\n");
+    let slow = ["--force", "--threads", "1", "--compression", "xz"];
+    for (flags, target) in [(&slow[..], "new.sif"), (&["--sandbox"], "tree")] {
+        for group in [true, false] {
+            let words = [&["build", "--disable-cache"], flags, &[target, "new.def"]].concat();
+            let child = begin(place.skiff(words), "skiff: packing");
+            let pid = Pid::from_raw(child.id() as i32);
+            if group { killpg(pid, Signal::SIGINT) } else { kill(pid, Signal::SIGTERM) }.expect("skiff runs");
+            assert_eq!(collect(child, target.into()).status.code(), Some(130), "{target}");
+            assert_eq!(leavings(&place), Vec::<String>::new(), "{target}");
+            assert_eq!(fs::read_to_string(place.work("new.sif")).unwrap(), "old");
+            assert!(!place.work("tree").exists());
+        }
+    }
+    let names: Vec<_> =
+        fs::read_dir(place.work("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{names:?}");
+}
+
+#[test]
+fn ctrl_c_while_a_program_of_the_host_makes_the_base_leaves_nothing() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = place("bad-agent");
+    fs::create_dir(place.work("bin")).unwrap();
+    let program = place.write(
+        "bin/mmdebstrap",
+        "#!/bin/sh\nfor last; do :; done\nmkdir -m 0 closed\n(trap '' INT TERM; sleep 600) &\necho begun >&2\nsleep 600\n",
+    );
+    fs::set_permissions(program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    place.write("new.def", "Bootstrap: debootstrap\nOSVersion: trixie\nMirrorURL: http://localhost\n");
+    for group in [true, false] {
+        let mut command = place.skiff(["build", "new.sif", "new.def"]);
+        command.env("PATH", format!("{}:/usr/bin:/bin", place.work("bin").display()));
+        let child = begin(command, "begun");
+        let pid = Pid::from_raw(child.id() as i32);
+        if group { killpg(pid, Signal::SIGINT) } else { kill(pid, Signal::SIGTERM) }.expect("skiff runs");
+        assert_eq!(collect(child, "a base".into()).status.code(), Some(130));
+        let left: Vec<_> = place.processes().into_iter().filter(|(_, line)| line.contains("sleep")).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(leavings(&place), Vec::<String>::new());
+        assert!(!place.work("new.sif").exists());
+        fs::remove_dir(place.work("closed")).unwrap();
+    }
+}
+
+#[test]
+fn mistakes_of_a_definition_are_told_before_anything_is_done() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = place("bad-mistakes");
+    for (text, place_of_it) in [
+        ("Bootstrap: localimage\nFrom: busybox.sif\n%post\n touch {{ NAME }}\n", "new.def:4:8: "),
+        ("Bootstrap: localimage\n%post\n true\n", "new.def:1:12: "),
+        ("Bootstrap: localimage\nFrom: busybox.sif\n%psot\n true\n", "new.def:3:1: unknown section"),
+        ("Bootstrap: localimage\nForm: busybox.sif\n%post\n true\n", "new.def:2:1: unknown"),
+    ] {
+        place.write("new.def", format!("{text}%pre\n touch done\n"));
+        let said = place.run(["build", "new.sif", "new.def"]).fails(255);
+        assert!(said.contains(place_of_it), "{text}: {said}");
+        assert!(!place.work("done").exists() && !place.work("new.sif").exists());
+    }
+}
+
+#[test]
+fn definitions_of_windows_and_large_ones_are_built() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = place("bad-forms");
+    let text = "\u{feff}Bootstrap: localimage\r\nFrom: busybox.sif\r\n%files\r\n  new.def /copied\r\n%post\r\n  echo made >/made\r\n\
+        %labels\r\n  a b\r\n%runscript\r\n  echo run \"$@\"";
+    place.write("new.def", text);
+    place.run(["build", "new.sif", "new.def"]).ok();
+    assert_eq!(place.run(["run", "new.sif", "a"]).ok(), "run a\n");
+    assert_eq!(inside(&place, "cat /made; test -e /copied && echo copied"), "made\ncopied\n");
+    // 10 MB.
+    let line = "  : a line of a script that has very many of them, to see that its length does no harm\n";
+    let text = format!(
+        "%post -c /bin/sh\n{}  echo end >/end\n%runscript\n{0}  echo run\n",
+        line.repeat((5 << 20) / line.len())
+    );
+    build(&place, &[], &text).ok();
+    assert!(fs::metadata(place.work("new.def")).unwrap().len() > 10_000_000);
+    assert_eq!(inside(&place, "cat /end"), "end\n");
+    assert_eq!(place.run(["run", "new.sif"]).ok(), "run\n");
+    let kept = place.run(["inspect", "--deffile", "new.sif"]).ok();
+    assert!(kept.len() > 10_000_000);
 }
 
 #[test]
@@ -152,7 +267,7 @@ fn two_builds_at_once_do_not_mind_each_other() {
 }
 
 /// skiff as root of a user namespace, after `mounts`.
-fn with_mounts(place: &Place, mounts: &str, arguments: &str) -> Command {
+pub fn with_mounts(place: &Place, mounts: &str, arguments: &str) -> Command {
     let mut command = place.command("unshare");
     let script = format!("set -e; mkdir -p small; {mounts}; exec {} {arguments}", skiff_binary().display());
     command.args(["-rm", "sh", "-c", &script]);

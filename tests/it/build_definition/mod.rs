@@ -7,6 +7,8 @@ mod bases;
 mod files;
 mod output;
 mod peers;
+mod rebuilt;
+mod roots;
 mod sections;
 
 use std::path::Path;

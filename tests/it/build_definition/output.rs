@@ -133,7 +133,9 @@ fn a_dry_run_says_where_and_what_and_does_nothing() {
     assert!(said.contains("  line 3    inside   %post by /bin/sh -ex, 1 line\n"), "{said}");
     assert!(!place.work("new.sif").exists());
     let said = place.run(["build", "--section", "setpu", "new.sif", "new.def"]).fails(255);
-    assert!(said.contains("cannot run the section \"setpu\""), "{said}");
+    assert!(said.contains("cannot take the section \"setpu\" (--section)"), "{said}");
+    let said = place.run(["build", "--no-cache-from", "%pots", "new.sif", "new.def"]).fails(255);
+    assert!(said.contains("cannot take the section \"pots\" (--no-cache-from)"), "{said}");
 }
 
 #[test]

@@ -32,11 +32,26 @@ impl Drop for Mounted {
     }
 }
 
+/// From here on this thread, and what it starts, mounts for itself alone: containers of tests beside this one show all
+/// that is mounted below /var/tmp, and must not find something there that goes while they look.
+fn mount_apart() {
+    use nix::mount::{MsFlags, mount};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+}
+
 impl Stack {
-    /// With the tree that the reader's tests use as its ground.
-    fn new() -> Self {
+    /// Over an empty tree.
+    fn empty() -> Self {
+        mount_apart();
         let stack = Self { place: scratch(), layers: Vec::new() };
         fs::create_dir(stack.tree()).unwrap();
+        stack
+    }
+
+    /// With the tree that the reader's tests use as its ground.
+    fn new() -> Self {
+        let stack = Self::empty();
         make_tree(&stack.tree());
         stack
     }
@@ -303,8 +318,7 @@ fn whatever_share_of_small_files_goes_the_size_stays_that_of_a_fresh_image() {
     if !able(&[Need::Root]) {
         return;
     }
-    let mut stack = Stack { place: scratch(), layers: Vec::new() };
-    fs::create_dir(stack.tree()).unwrap();
+    let mut stack = Stack::empty();
     let name = |number: u64| format!("file-{number:04}");
     for number in 0..3000_u64 {
         fs::write(stack.tree().join(name(number)), noise(number, 2000 + number as usize)).unwrap();
@@ -359,8 +373,7 @@ fn generations_of_small_changes_do_not_grow_the_image() {
     if !able(&[Need::Root]) {
         return;
     }
-    let stack = Stack { place: scratch(), layers: Vec::new() };
-    fs::create_dir(stack.tree()).unwrap();
+    let stack = Stack::empty();
     for number in 0..400_u64 {
         fs::write(stack.tree().join(number.to_string()), noise(number, 3000 + 40 * number as usize)).unwrap();
     }
