@@ -4,7 +4,7 @@
 //! ```text
 //! architecture is A? ── no ─▶ next one, or: allow
 //!   number in A's table? ── no ─▶ allow            found by halving, so that few steps are taken; newer kernels
-//!     mknod: a device, but no whiteout? ── no ─▶ allow   remember what is always allowed and run nothing at all
+//!     open: to make a file? ── no ─▶ allow           remember what is always allowed and run nothing at all
 //!       emulate
 //! ```
 
@@ -28,6 +28,15 @@ pub enum Call {
     Lremovexattr,
     Fremovexattr,
     Removexattrat,
+    /// These make files, which are the caller's. So does mknod.
+    Open,
+    Openat,
+    Openat2,
+    Creat,
+    Mkdir,
+    Mkdirat,
+    Symlink,
+    Symlinkat,
     /// The rest sets ids and asks for them: of the user, of the group.
     Set(Which, Set),
     Get(Which, Get),
@@ -120,6 +129,10 @@ const GETRESGID: Call = Call::GetThree(Which::Group);
 
 /// Numbers ascend in every table.
 const X86_64: &[(u32, Call)] = &[
+    (2, Call::Open),
+    (83, Call::Mkdir),
+    (85, Call::Creat),
+    (88, Call::Symlink),
     (92, Call::Chown),
     (93, Call::Fchown),
     (94, Call::Lchown),
@@ -147,15 +160,23 @@ const X86_64: &[(u32, Call)] = &[
     (197, Call::Removexattr),
     (198, Call::Lremovexattr),
     (199, Call::Fremovexattr),
+    (257, Call::Openat),
+    (258, Call::Mkdirat),
     (259, Call::Mknodat),
     (260, Call::Fchownat),
+    (266, Call::Symlinkat),
+    (437, Call::Openat2),
     (463, Call::Setxattrat),
     (466, Call::Removexattrat),
 ];
 
 /// Those without 32-bit ids (chown, setuid, ...) are let through: no C library of this century uses them.
 const I386: &[(u32, Call)] = &[
+    (5, Call::Open),
+    (8, Call::Creat),
     (14, Call::Mknod),
+    (39, Call::Mkdir),
+    (83, Call::Symlink),
     (185, Call::Capset),
     (198, Call::Lchown),
     (199, GETUID),
@@ -182,8 +203,12 @@ const I386: &[(u32, Call)] = &[
     (235, Call::Removexattr),
     (236, Call::Lremovexattr),
     (237, Call::Fremovexattr),
+    (295, Call::Openat),
+    (296, Call::Mkdirat),
     (297, Call::Mknodat),
     (298, Call::Fchownat),
+    (304, Call::Symlinkat),
+    (437, Call::Openat2),
     (463, Call::Setxattrat),
     (466, Call::Removexattrat),
 ];
@@ -197,8 +222,11 @@ const GENERIC: &[(u32, Call)] = &[
     (15, Call::Lremovexattr),
     (16, Call::Fremovexattr),
     (33, Call::Mknodat),
+    (34, Call::Mkdirat),
+    (36, Call::Symlinkat),
     (54, Call::Fchownat),
     (55, Call::Fchown),
+    (56, Call::Openat),
     (91, Call::Capset),
     (143, SETREGID),
     (144, SETGID),
@@ -216,13 +244,18 @@ const GENERIC: &[(u32, Call)] = &[
     (175, GETEUID),
     (176, GETGID),
     (177, GETEGID),
+    (437, Call::Openat2),
     (463, Call::Setxattrat),
     (466, Call::Removexattrat),
 ];
 
 /// As I386 but for the last ones.
 const ARM: &[(u32, Call)] = &[
+    (5, Call::Open),
+    (8, Call::Creat),
     (14, Call::Mknod),
+    (39, Call::Mkdir),
+    (83, Call::Symlink),
     (185, Call::Capset),
     (198, Call::Lchown),
     (199, GETUID),
@@ -249,8 +282,12 @@ const ARM: &[(u32, Call)] = &[
     (235, Call::Removexattr),
     (236, Call::Lremovexattr),
     (237, Call::Fremovexattr),
+    (322, Call::Openat),
+    (323, Call::Mkdirat),
     (324, Call::Mknodat),
     (325, Call::Fchownat),
+    (331, Call::Symlinkat),
+    (437, Call::Openat2),
     (463, Call::Setxattrat),
     (466, Call::Removexattrat),
 ];
@@ -265,7 +302,7 @@ pub fn program(machine: &str, scope: Scope, action: Action) -> Option<Vec<Instru
     for Architecture { audit, calls } in architectures {
         let calls: Vec<_> =
             calls.iter().copied().filter(|(_, call)| concerns(scope, action, *call)).collect();
-        let body = search(&calls, action);
+        let body = search(&calls, scope, action);
         // A long jump: the body may be longer than a condition can skip.
         program.extend([condition(JUMP_EQUAL, *audit, 1, 0), jump(body.len() as u32 + 1), load(NUMBER)]);
         program.extend(body);
@@ -288,16 +325,16 @@ fn concerns(scope: Scope, action: Action, call: Call) -> bool {
 const FEW: usize = 3;
 
 /// Instructions that give something for every number, which is loaded.
-fn search(calls: &[(u32, Call)], action: Action) -> Vec<Instruction> {
+fn search(calls: &[(u32, Call)], scope: Scope, action: Action) -> Vec<Instruction> {
     if calls.len() > FEW {
         let (low, high) = calls.split_at(calls.len() / 2);
-        let (smallest, low, high) = (high[0].0, search(low, action), search(high, action));
+        let (smallest, low, high) = (high[0].0, search(low, scope, action), search(high, scope, action));
         let start = [condition(JUMP_NOT_LESS, smallest, 0, 1), jump(low.len() as u32)];
         return start.into_iter().chain(low).chain(high).collect();
     }
     let mut all = Vec::new();
     for (number, call) in calls {
-        let found = found(*call, action);
+        let found = found(*call, scope, action);
         all.push(condition(JUMP_EQUAL, *number, 0, found.len() as u8));
         all.extend(found);
     }
@@ -306,26 +343,40 @@ fn search(calls: &[(u32, Call)], action: Action) -> Vec<Instruction> {
 }
 
 /// What happens with a call of the table.
-fn found(call: Call, action: Action) -> Vec<Instruction> {
+fn found(call: Call, scope: Scope, action: Action) -> Vec<Instruction> {
+    let asked = scope == Scope::Root && action == Action::Ask;
     let action = match action {
         Action::Ask => libc::SECCOMP_RET_USER_NOTIF,
         Action::Pretend => libc::SECCOMP_RET_ERRNO,
     };
-    let mode = match call {
-        Call::Mknod => 1,
-        Call::Mknodat => 2,
-        _ => return vec![give(action)],
-    };
+    let flags =
+        |index| vec![load(argument(index)), condition(JUMP_SET, MAKES, 0, 1), give(action), give(ALLOW)];
+    match call {
+        Call::Mknod => mknod(1, asked, action),
+        Call::Mknodat => mknod(2, asked, action),
+        Call::Open => flags(1),
+        Call::Openat => flags(2),
+        _ => vec![give(action)],
+    }
+}
+
+/// The flags of open(2) by which files are made: O_CREAT, and that of O_TMPFILE which is its own.
+const MAKES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
+
+/// mknod(2), whose argument `mode` says what is made, and the next one which device. `all`: not devices alone.
+fn mknod(mode: u32, all: bool, action: u32) -> Vec<Instruction> {
+    let other = if all { action } else { ALLOW };
     vec![
         load(argument(mode)),
         instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, libc::S_IFMT),
         condition(JUMP_EQUAL, libc::S_IFBLK, 3, 0),
-        condition(JUMP_EQUAL, libc::S_IFCHR, 0, 3),
+        condition(JUMP_EQUAL, libc::S_IFCHR, 0, 4),
         // A character device 0:0 is the mark of an overlay for what was removed, which users may make (5.8).
         load(argument(mode + 1)),
         condition(JUMP_EQUAL, 0, 1, 0),
         give(action),
         give(ALLOW),
+        give(other),
     ]
 }
 
@@ -340,6 +391,7 @@ fn argument(index: u32) -> u32 {
 }
 
 const JUMP_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const JUMP_SET: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 const JUMP_NOT_LESS: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 
 fn load(place: u32) -> Instruction {
@@ -386,6 +438,7 @@ mod tests {
                 code if code == libc::BPF_JMP | libc::BPF_JA => place += k as usize,
                 JUMP_EQUAL => place += skipped(held == k),
                 JUMP_NOT_LESS => place += skipped(held >= k),
+                JUMP_SET => place += skipped(held & k != 0),
                 code => panic!("instruction {code:#x}"),
             }
         }
@@ -404,9 +457,13 @@ mod tests {
                 assert!(calls.windows(2).all(|two| two[0].0 < two[1].0), "{machine} {audit:#x}");
                 for number in (0..600).chain([0x4000_0000 + 92, u32::MAX]) {
                     let call = calls.iter().find(|(known, _)| *known == number).map(|(_, call)| *call);
-                    // For mknod, arguments 1 and 2 are mode and device, and for mknodat 2 and 3.
-                    let shifted =
-                        if call == Some(Call::Mknodat) { [0, 0, DEVICE[1], DEVICE[2]] } else { DEVICE };
+                    // For mknod, arguments 1 and 2 are mode and device, and for mknodat 2 and 3; and flags of open.
+                    let shifted = match call {
+                        Some(Call::Mknodat) => [0, 0, DEVICE[1], DEVICE[2]],
+                        Some(Call::Open) => [0, libc::O_CREAT as u32, 0, 0],
+                        Some(Call::Openat) => [0, 0, libc::O_CREAT as u32, 0],
+                        _ => DEVICE,
+                    };
                     let expected = if call.is_some() { ASK } else { ALLOW };
                     assert_eq!(
                         given(&ask, *audit, number, shifted),
@@ -425,23 +482,27 @@ mod tests {
     }
 
     #[test]
-    fn of_what_mknod_makes_only_devices_are_emulated() {
-        for scope in [Scope::Root, Scope::Devices] {
-            let program = program("x86_64", scope, Action::Ask).expect("known");
-            let chown = if scope == Scope::Root { ASK } else { ALLOW };
+    fn of_what_mknod_makes_devices_are_emulated_and_for_root_all_but_marks() {
+        for (scope, action) in
+            [(Scope::Root, Action::Ask), (Scope::Root, Action::Pretend), (Scope::Devices, Action::Ask)]
+        {
+            let program = program("x86_64", scope, action).expect("known");
+            let ask = if action == Action::Ask { ASK } else { libc::SECCOMP_RET_ERRNO };
+            let chown = if scope == Scope::Root { ask } else { ALLOW };
+            let other = if (scope, action) == (Scope::Root, Action::Ask) { ASK } else { ALLOW };
             assert_eq!(given(&program, 0xC000_003E, 92, DEVICE), chown);
             let mknod = |mode: u32, device: u32| given(&program, 0xC000_003E, 133, [0, mode, device, 0]);
             let mknodat = |mode: u32, device: u32| given(&program, 0xC000_003E, 259, [0, 0, mode, device]);
             for (kind, device, expected) in [
-                (libc::S_IFCHR, 1, ASK),
-                (libc::S_IFBLK, 1, ASK),
-                (libc::S_IFBLK, 0, ASK),
+                (libc::S_IFCHR, 1, ask),
+                (libc::S_IFBLK, 1, ask),
+                (libc::S_IFBLK, 0, ask),
                 (libc::S_IFCHR, 0, ALLOW),
-                (libc::S_IFIFO, 1, ALLOW),
-                (libc::S_IFREG, 1, ALLOW),
-                (libc::S_IFSOCK, 1, ALLOW),
-                (libc::S_IFDIR, 1, ALLOW),
-                (0, 1, ALLOW),
+                (libc::S_IFIFO, 1, other),
+                (libc::S_IFREG, 1, other),
+                (libc::S_IFSOCK, 0, other),
+                (libc::S_IFDIR, 1, other),
+                (0, 1, other),
             ] {
                 for mode in [kind, kind | 0o666, kind | 0o7777] {
                     assert_eq!(
@@ -455,8 +516,30 @@ mod tests {
     }
 
     #[test]
+    fn of_open_only_what_makes_files_is_emulated() {
+        let program = program("x86_64", Scope::Root, Action::Ask).expect("known");
+        let exclusive = libc::O_CREAT | libc::O_EXCL;
+        for (flags, expected) in [
+            (libc::O_RDONLY, ALLOW),
+            (libc::O_RDWR | libc::O_TRUNC | libc::O_APPEND | libc::O_CLOEXEC, ALLOW),
+            (libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_PATH, ALLOW),
+            (libc::O_CREAT, ASK),
+            (libc::O_WRONLY | exclusive, ASK),
+            (libc::O_TMPFILE | libc::O_RDWR, ASK),
+        ] {
+            let flags = flags as u32;
+            assert_eq!(given(&program, 0xC000_003E, 2, [0, flags, 0, 0]), expected, "{flags:o}");
+            assert_eq!(given(&program, 0xC000_003E, 257, [0, 0, flags, 0]), expected, "{flags:o}");
+        }
+    }
+
+    #[test]
     fn the_numbers_are_those_of_this_machine() {
         for (number, call_) in [
+            (libc::SYS_openat, Call::Openat),
+            (libc::SYS_openat2, Call::Openat2),
+            (libc::SYS_mkdirat, Call::Mkdirat),
+            (libc::SYS_symlinkat, Call::Symlinkat),
             (libc::SYS_fchownat, Call::Fchownat),
             (libc::SYS_fchown, Call::Fchown),
             (libc::SYS_mknodat, Call::Mknodat),

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! - [`filter`]: which calls, as a program for the kernel. All others cost nothing.
-//! - [`identity`]: set*id(2) and get*id(2). [`files`], with [`target`] and [`record`]: the calls on files.
+//! - [`identity`]: set*id(2) and get*id(2). [`files`], with [`target`] and [`record`]: the calls on files. [`create`]:
+//!   those that make files, which the kernel would give to whoever made them.
 //!
 //! The supervisor has the program's own user, namespaces and capabilities, so nothing is gained by asking it. It is no
 //! barrier either: what it reads the program may change meanwhile.
@@ -23,6 +24,7 @@
 //! Asked is what is written in the call: signals without SA_RESTART that arrive before the supervisor has heard of a
 //! call end it with EINTR, and before kernel 5.19 also those that arrive later.
 
+mod create;
 mod files;
 mod filter;
 mod identity;

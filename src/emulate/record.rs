@@ -31,8 +31,8 @@ pub struct Entry {
     facts: Stat,
 }
 
-/// User and group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// User and group; root's where nothing else is said.
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     pub user: u32,
     pub group: u32,
@@ -82,7 +82,7 @@ impl Entry {
     /// The recorded owner.
     pub fn owner(&self) -> Owner {
         let recorded = self.owner_place().and_then(|place| place.get()).and_then(|text| parse_owner(&text));
-        recorded.unwrap_or(Owner { user: 0, group: 0 })
+        recorded.unwrap_or_default()
     }
 
     /// Records an owner.
@@ -90,7 +90,7 @@ impl Entry {
         if let Some(place) = self.owner_place() {
             let Owner { user, group } = owner;
             let text = format!("{user}:{group}");
-            let kept = if user == 0 && group == 0 { place.remove() } else { place.set(text.as_bytes()) };
+            let kept = if owner == Owner::default() { place.remove() } else { place.set(text.as_bytes()) };
             // The attributes of a directory are one block in some file systems: it must not be full of links that
             // nothing can be done for.
             let full = !self.has_attributes() && kept == Err(Errno::NOSPC);

@@ -18,9 +18,11 @@ use std::thread::Scope;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
+use super::create;
 use super::files;
 use super::filter::{self, Call, Set, Which};
 use super::identity::{Capability, Identities, Identity, SAME};
+use super::record::Owner;
 use super::target::{self, Outcome, Target, View};
 use crate::sys::notify::{Answer, Listener, Notification};
 use crate::sys::process;
@@ -138,6 +140,11 @@ impl Supervisor {
                 None => Answer::Continue,
             }),
             Call::Set(which, set) => Some(self.set_ids(notification, which, set)),
+            // The kernel makes root's files.
+            _ if create::concerns(notification, call) => {
+                let root = self.owner_of_files(notification.thread) == Owner::default();
+                root.then_some(Answer::Continue)
+            }
             _ => None,
         }
     }
@@ -146,6 +153,12 @@ impl Supervisor {
         let set = self.identities.of(thread);
         let who = set.map_or_else(|| self.root.clone(), |who| Identity::clone(&who));
         who.without_kept(|| target::executed(thread))
+    }
+
+    /// Whose are the files that it makes.
+    fn owner_of_files(&self, thread: libc::pid_t) -> Owner {
+        let who = self.identities.of(thread);
+        who.map_or(Owner::default(), |who| Owner { user: who.user.files, group: who.group.files })
     }
 
     fn may_set(who: &Identity, which: Which) -> bool {
@@ -184,6 +197,9 @@ impl Supervisor {
             Call::Getgroups => self.get_groups(&target),
             Call::Setgroups => self.set_groups(&target),
             Call::Capset => self.set_capabilities(&target),
+            _ if create::concerns(notification, call) => {
+                create::answer(&mut target, call, self.owner_of_files(notification.thread))
+            }
             _ => files::answer(&mut target, call, &self.who(notification.thread)),
         };
         answer.unwrap_or_else(|errno| Answer::Error(errno.raw_os_error()))

@@ -194,6 +194,11 @@ impl Target<'_> {
         let absolute = path.to_bytes().starts_with(b"/");
         let start = if absolute { open_path("/")? } else { self.start(directory)? };
         self.still_waits()?;
+        self.open_from(start, path, flags)
+    }
+
+    /// The same from a directory that is open here, which an absolute path must start in too.
+    fn open_from(&self, start: OwnedFd, path: &CStr, flags: AtFlags) -> Outcome<OwnedFd> {
         let follow = !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
         let nofollow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
         let how = OFlags::PATH | OFlags::CLOEXEC | nofollow;
@@ -242,7 +247,7 @@ impl Target<'_> {
 
     /// Where a link leads that is one of /proc and no text; `None` for another link.
     fn follow_in_proc(&self, directory: &OwnedFd, link: &OwnedFd, name: &[u8]) -> Outcome<Option<OwnedFd>> {
-        if rustix::fs::fstatfs(link)?.f_type as i64 != PROC {
+        if !is_in_proc(link)? {
             return Ok(None);
         }
         if name == b"self" || name == b"thread-self" {
@@ -261,29 +266,39 @@ impl Target<'_> {
 
     /// The directory that a path's last name is in, and that name. The name is none where it cannot be a new one.
     pub fn parent<'p>(&mut self, directory: i32, path: &'p CStr) -> Outcome<(OwnedFd, &'p [u8])> {
-        let bytes = path.to_bytes();
-        if bytes.is_empty() {
-            return Err(Errno::NOENT);
-        }
-        let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
-        let start = bytes[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-        let name = &bytes[start..end];
-        let before = match &bytes[..start] {
-            [] if end == 0 => b"/".as_slice(),
-            [] => b".",
-            before => before,
-        };
-        let before = CString::new(before).map_err(|_| Errno::INVAL)?;
+        let (before, name, more) = split(path.to_bytes())?;
         let parent = self.open(directory, &before, AtFlags::empty())?;
         if name.is_empty() || name == b"." || name == b".." {
             return Err(Errno::EXIST);
         }
-        if end < bytes.len() {
+        if more {
             // "name/" is a directory, or nothing.
             let there = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
             return Err(there.map_or(Errno::NOENT, |_| Errno::EXIST));
         }
         Ok((parent, name))
+    }
+
+    /// Where something new is made that is to be named `name`, which may be a link to what is not there yet: directory
+    /// and name.
+    pub fn end_of_links(&self, parent: OwnedFd, name: &[u8]) -> Outcome<(OwnedFd, Vec<u8>)> {
+        let (mut parent, mut name) = (parent, name.to_vec());
+        for _ in 0..MOST_LINKS {
+            let link = match rustix::fs::readlinkat(&parent, name.as_slice(), Vec::new()) {
+                Ok(link) => link,
+                Err(Errno::NOENT) => return Ok((parent, name)),
+                Err(Errno::INVAL) => return Err(Errno::EXIST),
+                Err(error) => return Err(error),
+            };
+            let (before, last, more) = split(link.as_bytes())?;
+            let start = if link.as_bytes().starts_with(b"/") { open_path("/")? } else { parent };
+            parent = self.open_from(start, &before, AtFlags::empty())?;
+            if more || last.is_empty() || last == b"." || last == b".." {
+                return Err(Errno::ISDIR);
+            }
+            name = last.to_vec();
+        }
+        Err(Errno::LOOP)
     }
 
     /// Its file mode creation mask, and the user that it truly acts as.
@@ -297,6 +312,27 @@ impl Target<'_> {
         let user = ids.and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok());
         Ok((mask, user.unwrap_or(u32::MAX)))
     }
+}
+
+/// A path's directory, its last name, and whether slashes follow.
+fn split(path: &[u8]) -> Outcome<(CString, &[u8], bool)> {
+    if path.is_empty() {
+        return Err(Errno::NOENT);
+    }
+    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+    let start = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let before = match &path[..start] {
+        [] if end == 0 => b"/".as_slice(),
+        [] => b".",
+        before => before,
+    };
+    let before = CString::new(before).map_err(|_| Errno::INVAL)?;
+    Ok((before, &path[start..end], end < path.len()))
+}
+
+/// Whether something is the kernel's account of processes, where nothing can be made.
+pub fn is_in_proc(object: &OwnedFd) -> Outcome<bool> {
+    Ok(rustix::fs::fstatfs(object)?.f_type as i64 == PROC)
 }
 
 /// What a thread has executed: where its stack began, which is new, by chance, at every execve. (proc_pid_stat(5), 28)

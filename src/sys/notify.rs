@@ -137,6 +137,24 @@ impl Listener {
         got == 0
     }
 
+    /// Gives a waiting caller a descriptor of what `file` is open on (5.9), and its number there.
+    ///
+    /// # Errors
+    /// EMFILE when the caller has all that it may have, ENOENT when it no longer waits.
+    pub fn give(&self, id: u64, file: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<i32> {
+        let given = libc::seccomp_notif_addfd {
+            id,
+            flags: 0,
+            srcfd: file.as_raw_fd().cast_unsigned(),
+            newfd: 0,
+            newfd_flags: if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
+        };
+        // SAFETY: the request reads the structure, a local.
+        let number =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const given) };
+        if number < 0 { Err(io::Error::last_os_error()) } else { Ok(number) }
+    }
+
     /// Answers a call. One whose caller was killed needs no answer.
     pub fn answer(&self, id: u64, answer: Answer) {
         let mut response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: 0 };

@@ -4,6 +4,8 @@
  * usage: emulate calls           every call, and its errors
  *        emulate hostile         what no program should do; must end, and leave the supervisor alive
  *        emulate chowns COUNT    so many changes of owner of the file 'file', and how long one took
+ *        emulate files COUNT     so many new files in directories of their own, and how long one took
+ *        emulate man             makes one of everything as another user, in a directory that it has been given
  *        emulate ask             chown of a file: prints the errno
  *        emulate children        prints the errno of waiting for a child
  *        emulate threads         ids and files from many threads and processes at once
@@ -20,6 +22,7 @@
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -403,10 +406,219 @@ static void ids(void) {
     });
 }
 
+/* Takes the user 6 and the group 12 for good. */
+static void become_man(void) {
+    is(setgroups(0, NULL), 0);
+    is(setgid(12), 0);
+    is(setuid(6), 0);
+}
+
+static int is_closed_on_exec(int fd) { return fcntl(fd, F_GETFD) & FD_CLOEXEC; }
+
+struct how { unsigned long long flags, mode, resolve; };
+
+/* What a process makes that is no longer root is its own. */
+static void makes(void) {
+    char path[8300], buffer[16];
+    is(mkdir("made", 0755), 0);
+    is(chdir("made"), 0);
+    make("existing", 0640);
+    is(mkdir("shared", 0), 0);
+    is(chown("shared", 0, 50), 0);
+    is(chmod("shared", 02775), 0);
+    child({
+        umask(027);
+        become_man();
+        int fd = open("file", O_CREAT | O_RDWR, 0666);
+        is(fd >= 0, 1);
+        is(is_closed_on_exec(fd), 0);
+        is(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDWR);
+        is(write(fd, "abc", 3), 3);
+        is(pread(fd, buffer, sizeof buffer, 0), 3);
+        recorded("file", "owner", "6:12");
+        is(mode_of("file"), S_IFREG | 0640);
+        is(open("file", O_CREAT | O_EXCL | O_RDWR, 0666), -EEXIST);
+        int again = open("file", O_CREAT | O_RDONLY, 0666);
+        is(read(again, buffer, sizeof buffer), 3);
+        fd = open("closed", O_CREAT | O_EXCL | O_WRONLY | O_APPEND | O_CLOEXEC, 0404);
+        is(is_closed_on_exec(fd), FD_CLOEXEC);
+        is(!(fcntl(fd, F_GETFL) & O_APPEND), 0);
+        is(write(fd, "abc", 3), 3);
+        recorded("closed", "owner", "6:12");
+        is(mode_of("closed"), S_IFREG | 0400);
+        /* What is there stays whose it was. */
+        is(close(open("existing", O_CREAT | O_WRONLY | O_TRUNC, 0666)), 0);
+        recorded("existing", "owner", "-");
+        is(mode_of("existing"), S_IFREG | 0640);
+        is(close(creat("created", 0600)), 0);
+        recorded("created", "owner", "6:12");
+        is(close(syscall(SYS_open, "opened", O_CREAT | O_WRONLY, 04711)), 0);
+        recorded("opened", "owner", "6:12");
+        is(mode_of("opened"), S_IFREG | 04710);
+
+        is(mkdir("dir", 0777), 0);
+        recorded("dir", "owner", "6:12");
+        is(mode_of("dir"), S_IFDIR | 0750);
+        is(mkdir("dir/slashes//", 0700), 0);
+        recorded("dir/slashes", "owner", "6:12");
+        is(mkdir("dir", 0777), -EEXIST);
+        is(mkdir("dir/.", 0777), -EEXIST);
+        is(mkdir("/", 0777), -EEXIST);
+        is(mkdir("none/dir", 0777), -ENOENT);
+        is(mkdir("file/dir", 0777), -ENOTDIR);
+
+        /* Relative to a directory, and absolute. */
+        int dir = open("dir", O_RDONLY | O_DIRECTORY);
+        is(close(openat(dir, "one", O_CREAT | O_WRONLY, 0600)), 0);
+        recorded("dir/one", "owner", "6:12");
+        is(mkdirat(dir, "two", 0700), 0);
+        recorded("dir/two", "owner", "6:12");
+        is(symlinkat("one", dir, "link"), 0);
+        recorded("dir", "owner.link", "6:12");
+        is(readlink("dir/link", buffer, sizeof buffer), 3);
+        is(mkfifoat(dir, "pipe", 0666), 0);
+        recorded("dir", "owner.pipe", "6:12");
+        is(mode_of("dir/pipe"), S_IFIFO | 0640);
+        is(mknod("dir/socket", S_IFSOCK | 0600, 0), 0);
+        recorded("dir", "owner.socket", "6:12");
+        is(mknod("plain", S_IFREG | 0604, 0), 0);
+        recorded("plain", "owner", "6:12");
+        is(mknod("typeless", 0604, 0), 0);
+        recorded("typeless", "owner", "6:12");
+        is(mode_of("typeless"), S_IFREG | 0600);
+        is(mknod("plain", S_IFIFO | 0600, 0), -EEXIST);
+        is(mknod("directory", S_IFDIR | 0600, 0), -EPERM);
+        is(openat(99, "x", O_CREAT | O_WRONLY, 0600), -EBADF);
+        is(openat(fd, "x", O_CREAT | O_WRONLY, 0600), -ENOTDIR);
+        if (!getcwd(path, 4096)) _exit(2);
+        strcat(path, "/absolute");
+        is(symlink("file", path), 0);
+        recorded(".", "owner.absolute", "6:12");
+        is(symlink("file", path), -EEXIST);
+        is(symlink("", "empty"), -ENOENT);
+        is(symlink("file", "none/"), -ENOENT);
+
+        /* Where links lead. */
+        is(symlink("dir/end", "first"), 0);
+        is(symlink("first", "second"), 0);
+        is(open("second", O_CREAT | O_EXCL | O_WRONLY, 0600), -EEXIST);
+        is(open("second", O_CREAT | O_NOFOLLOW | O_WRONLY, 0600), -ELOOP);
+        is(close(open("second", O_CREAT | O_WRONLY, 0600)), 0);
+        recorded("dir/end", "owner", "6:12");
+        is(symlink("round", "round"), 0);
+        is(open("round", O_CREAT | O_WRONLY, 0600), -ELOOP);
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        is(close(open(path, O_CREAT | O_WRONLY, 0600)), 0);
+        is(open("/proc/self/fd/99", O_CREAT | O_WRONLY, 0600), -ENOENT);
+        is(open("/proc/none", O_CREAT | O_WRONLY, 0600), -ENOENT);
+        is(open("dir", O_CREAT | O_WRONLY, 0600), -EISDIR);
+        is(open("new/", O_CREAT | O_WRONLY, 0600), -EISDIR);
+
+        /* The group of the directory. */
+        is(close(open("shared/file", O_CREAT | O_WRONLY, 0644)), 0);
+        recorded("shared/file", "owner", "6:50");
+        is(mkdir("shared/dir", 0755), 0);
+        recorded("shared/dir", "owner", "6:50");
+        is(mode_of("shared/dir"), S_IFDIR | 02750);
+        is(mkdir("shared/dir/inner", 0755), 0);
+        recorded("shared/dir/inner", "owner", "6:50");
+        is(mode_of("shared/dir/inner"), S_IFDIR | 02750);
+        is(symlink("x", "shared/link"), 0);
+        recorded("shared", "owner.link", "6:50");
+
+        /* Without a name at first. Not every file system can. */
+        fd = open("dir", O_TMPFILE | O_RDWR, 0600);
+        if (fd >= 0) {
+            snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+            is(linkat(AT_FDCWD, path, AT_FDCWD, "named", AT_SYMLINK_FOLLOW), 0);
+            recorded("named", "owner", "6:12");
+        }
+        struct how how = {O_CREAT | O_WRONLY | O_CLOEXEC, 0600, 0};
+        fd = syscall(437, AT_FDCWD, "newest", &how, sizeof how);
+        if (fd >= 0 || errno != ENOSYS) {
+            is(is_closed_on_exec(fd), FD_CLOEXEC);
+            recorded("newest", "owner", "6:12");
+            how.mode = 010000;
+            is(syscall(437, AT_FDCWD, "wrong", &how, sizeof how), -EINVAL);
+            is(syscall(437, AT_FDCWD, "wrong", &how, 8), -EINVAL);
+            is(syscall(437, AT_FDCWD, "wrong", 16, sizeof how), -EFAULT);
+        }
+
+        is(syscall(SYS_openat, AT_FDCWD, 16, O_CREAT | O_WRONLY, 0600), -EFAULT);
+        is(syscall(SYS_mkdirat, AT_FDCWD, NULL, 0600), -EFAULT);
+        is(syscall(SYS_symlinkat, 16, AT_FDCWD, "bad"), -EFAULT);
+        is(syscall(SYS_symlinkat, "x", AT_FDCWD, 16), -EFAULT);
+        is(mode_of("bad"), 0);
+        memset(path, 'x', sizeof path);
+        path[300] = 0;
+        is(mkdir(path, 0700), -ENAMETOOLONG);
+        path[300] = 'x';
+        path[5000] = 0;
+        is(mkdir(path, 0700), -ENAMETOOLONG);
+        /* No descriptor is left: and no file. */
+        struct rlimit few = {3, 3};
+        is(setrlimit(RLIMIT_NOFILE, &few), 0);
+        is(open("many", O_CREAT | O_WRONLY, 0600), -EMFILE);
+        is(mode_of("many"), 0);
+    });
+    child({
+        /* A program is executed that was written a moment ago. */
+        become_man();
+        int from = open("/proc/self/exe", O_RDONLY);
+        static char all[1 << 22];
+        long length = read(from, all, sizeof all);
+        for (int i = 0; i < 20; i++) {
+            unlink("program");
+            int fd = open("program", O_CREAT | O_WRONLY, 0755);
+            is(write(fd, all, length), length);
+            is(close(fd), 0);
+            child({
+                execl("program", "program", "nothing", NULL);
+                is(errno, 0);
+            });
+        }
+    });
+    child({
+        /* A group alone; the id for files alone; and root again. */
+        is(setegid(7), 0);
+        is(mkdir("group", 0755), 0);
+        recorded("group", "owner", "0:7");
+        is(setegid(0), 0);
+        setfsuid(3);
+        is(mkdir("user", 0755), 0);
+        recorded("user", "owner", "3:0");
+        setfsuid(0);
+        is(mkdir("root", 0755), 0);
+        recorded("root", "owner", "-");
+        is(mknod("pipe", S_IFIFO | 0600, 0), 0);
+        recorded(".", "owner.pipe", "-");
+    });
+    is(chdir(".."), 0);
+}
+
+static int man(void) {
+    is(mkdir("cache", 0), 0);
+    is(chown("cache", 6, 12), 0);
+    is(chmod("cache", 02755), 0);
+    is(mkdir("shared", 0777), 0);
+    is(chown("shared", 0, 50), 0);
+    is(chmod("shared", 02777), 0);
+    become_man();
+    is(mkdir("cache/cat1", 0755), 0);
+    is(close(open("cache/cat1/page", O_CREAT | O_WRONLY, 0644)), 0);
+    is(symlink("page", "cache/cat1/link"), 0);
+    is(mkfifo("cache/cat1/pipe", 0644), 0);
+    is(close(creat("shared/index", 0664)), 0);
+    is(rename("cache/cat1", "cache/cat2"), 0);
+    is(mkdir("plain", 0700), 0);
+    return failed;
+}
+
 static int calls(void) {
     owners();
     devices();
     attributes();
+    makes();
     ids();
     return failed;
 }
@@ -431,12 +643,14 @@ static int hostile(void) {
     static const long odd[] = {0, 1, 16, -1, -4096, 0x7fffffff, 0x80000000, 0x7ffffffff000, (long)0x8000000000000000};
     static const int numbers[] = {SYS_chown, SYS_fchown, SYS_lchown, SYS_fchownat, SYS_mknod, SYS_mknodat, SYS_setxattr,
         SYS_lsetxattr, SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr, SYS_fremovexattr, SYS_getgroups, SYS_setgroups,
-        SYS_getresuid, SYS_getresgid, SYS_capset, 463, 466};
+        SYS_getresuid, SYS_getresgid, SYS_capset, 463, 466, SYS_open, SYS_openat, SYS_creat, SYS_mkdirat, SYS_symlink, SYS_symlinkat,
+        437};
     int odds = sizeof odd / sizeof *odd;
     for (unsigned n = 0; n < sizeof numbers / sizeof *numbers; n++)
         for (int i = 0; i < odds * odds * odds; i++)
             child({
                 long a = odd[i % odds], b = odd[i / odds % odds], c = odd[i / odds / odds];
+                if (i % 18 == 0) setuid(7);
                 if (i % 9 == 0) syscall(numbers[n], a, b, c, a, b, c);
                 _exit(0);
             });
@@ -452,7 +666,10 @@ static int hostile(void) {
     /* Ends in the middle of a call, by its own and by others' hand. */
     for (int i = 0; i < 300; i++) {
         pid_t pid = fork();
-        if (pid == 0) for (;;) { chown("file", i, i); (void)getuid(); }
+        if (pid == 0) {
+            if (i & 1) setuid(7);
+            for (;;) { chown("file", i, i); (void)getuid(); close(open("often", O_CREAT | O_RDWR, 0600)); unlink("often"); }
+        }
         struct timespec pause = {0, i * 1000};
         nanosleep(&pause, NULL);
         kill(pid, SIGKILL);
@@ -531,11 +748,13 @@ int main(int count, char **words) {
     if (!strcmp(what, "calls")) return calls();
     if (!strcmp(what, "hostile")) return hostile();
     if (!strcmp(what, "threads")) return threads();
+    if (!strcmp(what, "man")) return man();
     if (!strcmp(what, "ask")) {
         make("asked", 0644);
         printf("%d\n", chown("asked", 1, 1) ? errno : 0);
         return 0;
     }
+    if (!strcmp(what, "nothing")) return 0;
     if (!strcmp(what, "kept")) {
         is(chown("file", 1, 1), -EPERM);
         is(setgid(8), -EPERM);
@@ -543,6 +762,25 @@ int main(int count, char **words) {
     }
     if (!strcmp(what, "children")) {
         printf("%d\n", wait(NULL) < 0 ? errno : 0);
+        return 0;
+    }
+    if (!strcmp(what, "files") && count == 3) {
+        long many = atol(words[2]);
+        char name[64];
+        struct timespec start, end;
+        clock_gettime(CLOCK_MONOTONIC, &start);
+        for (long i = 0; i < many; i++) {
+            if (i % 1000 == 0) {
+                if (i && chdir("..")) return 1;
+                snprintf(name, sizeof name, "files%ld", i);
+                if (mkdir(name, 0755) || chdir(name)) return 1;
+            }
+            snprintf(name, sizeof name, "%ld", i);
+            int fd = open(name, O_CREAT | O_EXCL | O_WRONLY, 0644);
+            if (fd < 0 || close(fd)) return 1;
+        }
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        printf("%.1f us\n", ((end.tv_sec - start.tv_sec) * 1e9 + end.tv_nsec - start.tv_nsec) / many / 1000);
         return 0;
     }
     if (!strcmp(what, "chowns") && count == 3) {

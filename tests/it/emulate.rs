@@ -7,9 +7,11 @@ use std::path::Path;
 use std::process::Command;
 
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+use skiff::image::squashfs::{FileKind, OpenOptions, Squashfs};
 
 use crate::harness::{Need, Output, Place, able, busybox_tree, debian_image, finish, give, user};
 use crate::hosts::under_filter;
+use crate::reader::read_image;
 use crate::serve::{Shell, kill_hard, named};
 
 const NEEDS: [Need; 4] = [Need::Userns, Need::Fuse, Need::Busybox, Need::StaticC];
@@ -126,6 +128,40 @@ fn records_lie_in_the_overlay_beside_the_owners_of_the_image() {
     assert!(upper.join("bin/busybox").exists());
     assert_eq!(attribute(&upper.join("dev-null"), "user.skiff.device"), "c:1:3");
     assert_eq!(attribute(&upper, "user.skiff.owner.link"), "8:9");
+}
+
+#[test]
+fn what_another_user_makes_is_that_users_in_the_image() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = place("emulate-makes", "gcc");
+    let text = "Bootstrap: localimage\nFrom: busybox.sif\n%files\n emulate /emulate\n\
+                %post\n umask 022\n mkdir -p /d/root && cd /d && /emulate man\n";
+    place.write("new.def", text);
+    place.run(["build", "new.sif", "new.def"]).ok();
+    let partition = skiff::image::open(&place.work("new.sif")).expect("an image").partition;
+    let image = Squashfs::open(partition.expect("a root"), OpenOptions::default()).expect("one");
+    let made: Vec<_> = read_image(&image)
+        .into_iter()
+        .filter_map(|(path, file)| {
+            let name = path.strip_prefix("/d").ok()?.display().to_string();
+            Some((name, file.kind, file.mode & 0o7777, file.owner))
+        })
+        .collect();
+    let expected = [
+        ("", FileKind::Directory, 0o755, (0, 0)),
+        ("cache", FileKind::Directory, 0o2755, (6, 12)),
+        ("cache/cat2", FileKind::Directory, 0o2755, (6, 12)),
+        ("cache/cat2/link", FileKind::Symlink, 0o777, (6, 12)),
+        ("cache/cat2/page", FileKind::Regular, 0o644, (6, 12)),
+        ("cache/cat2/pipe", FileKind::Fifo, 0o644, (6, 12)),
+        ("plain", FileKind::Directory, 0o700, (6, 12)),
+        ("root", FileKind::Directory, 0o755, (0, 0)),
+        ("shared", FileKind::Directory, 0o2777, (0, 50)),
+        ("shared/index", FileKind::Regular, 0o644, (6, 50)),
+    ];
+    assert_eq!(made, expected.map(|(name, kind, mode, owner)| (name.to_owned(), kind, mode, owner)));
 }
 
 #[test]
@@ -299,6 +335,9 @@ fn debian_packages_with_users_devices_and_capabilities_install() {
     let owner = attribute(&upper.join("usr/bin/ssh-agent"), "user.skiff.owner");
     assert!(owner.starts_with("0:") && owner != "0:0", "{owner}");
     assert_eq!(attribute(&upper.join("var/cache/man"), "user.skiff.owner"), "6:12");
+    // What mandb made, which its package runs as that user.
+    assert_eq!(attribute(&upper.join("var/cache/man/cat1"), "user.skiff.owner"), "6:12");
+    assert_eq!(attribute(&upper.join("var/cache/man/CACHEDIR.TAG"), "user.skiff.owner"), "6:12");
     let mut value = [0_u8; 64];
     let length = rustix::fs::getxattr(upper.join("usr/bin/ping"), "security.capability", &mut value);
     assert_eq!(length, Ok(24), "ping has its capability");
