@@ -40,7 +40,7 @@ mod wire;
 mod worker;
 
 pub use client::{Meeting, Namespaces, Starter, meet};
-pub use unpacked::Unpacked;
+pub use unpacked::{Unpacked, abandoned};
 
 use std::fs::File;
 use std::path::PathBuf;
