@@ -91,7 +91,7 @@ impl Open {
         if ready[0] {
             self.accept();
         }
-        match (self.members.is_empty() && self.callers.is_empty(), self.alone_since) {
+        match (self.members.is_empty(), self.alone_since) {
             (true, None) => self.alone_since = Some(Instant::now()),
             (false, Some(_)) => (self.alone_since, self.retry_at) = (None, None),
             _ => {}
@@ -99,9 +99,11 @@ impl Open {
         ready_lifeline == [true]
     }
 
-    /// When to close, if nobody comes.
+    /// When to close, if nobody comes. Who is at the door is waited for; one that only looks whether somebody is there
+    /// begins no new time.
     fn deadline(&self) -> Option<Instant> {
-        self.alone_since.map(|since| self.retry_at.unwrap_or(since + self.linger))
+        let waits = self.callers.is_empty();
+        self.alone_since.filter(|_| waits).map(|since| self.retry_at.unwrap_or(since + self.linger))
     }
 
     /// Whether nobody is left, and the time to linger is over.
@@ -147,4 +149,40 @@ fn retain_not_ready(fds: &mut Vec<OwnedFd>, ready: &[bool]) {
         index += 1;
         !ready[index - 1]
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use rustix::process::{PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    #[test]
+    fn who_only_looks_whether_somebody_is_there_keeps_nobody_from_leaving() {
+        let temporary = tempfile::tempdir().unwrap();
+        let place = || Place::open(&[temporary.path().join("skiff")], "key").unwrap();
+        let listener = place().listen(&place().lock().unwrap()).unwrap();
+        rustix::fs::fcntl_setfl(&listener, rustix::fs::OFlags::NONBLOCK).unwrap();
+        let mut member = std::process::Command::new("true").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&member);
+        let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        member.wait().unwrap();
+        let namespace = || OwnedFd::from(File::open("/proc/self/ns/user").unwrap());
+        let namespaces = Namespaces { user: namespace(), template: namespace() };
+        let linger = Duration::from_millis(200);
+        let mut open = Open::new(listener, place(), linger, (namespaces, process));
+        let begin = Instant::now();
+        while !open.wants_to_close() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "it stays");
+            drop(place().connect().unwrap());
+            // It is let in, and gone.
+            open.wait(None);
+            open.wait(None);
+        }
+        assert!(begin.elapsed() >= linger);
+        assert!(open.try_close().is_none());
+        assert!(!temporary.path().join("skiff").exists());
+    }
 }

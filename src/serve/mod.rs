@@ -41,7 +41,7 @@ mod worker;
 mod xattrs;
 
 pub use client::{Meeting, Namespaces, Starter, meet};
-pub use unpacked::Unpacked;
+pub use unpacked::{Unpacked, abandoned};
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -9,6 +9,9 @@
 //! A socket that nobody listens on (its keeper was killed) refuses connections, and the next container that holds
 //! the lock replaces it. The lock file is removed by who holds it, so after waiting for the lock one must look
 //! whether it is still the file of that name.
+//!
+//! A server that is killed, as all in a container with processes of its own are when that ends, leaves both. Its key may
+//! never come again, so whoever takes its own socket away takes those away too that nobody listens on.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -38,7 +41,11 @@ impl Place {
 
     /// A connection to the listening keeper; `None` when there is no such keeper.
     pub fn connect(&self) -> io::Result<Option<OwnedFd>> {
-        let socket = new_socket(SocketFlags::CLOEXEC)?;
+        self.connect_with(SocketFlags::empty())
+    }
+
+    fn connect_with(&self, flags: SocketFlags) -> io::Result<Option<OwnedFd>> {
+        let socket = new_socket(SocketFlags::CLOEXEC | flags)?;
         match rustix::net::connect(&socket, &self.address()?) {
             Ok(()) => Ok(Some(socket)),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => Ok(None),
@@ -91,12 +98,37 @@ impl Place {
         Ok(socket)
     }
 
-    /// Takes socket and lock away, and the directory when nothing else is in it.
-    pub fn remove(&self, _lock: Lock) {
+    /// Takes socket and lock away, what killed servers have left beside them, and the directory when nothing else is in
+    /// it.
+    pub fn remove(&self, lock: Lock) {
+        self.unlink(lock);
+        for key in self.keys() {
+            let Ok(directory) = self.directory.try_clone() else { break };
+            Self { path: self.path.clone(), directory, key }.remove_dead();
+        }
+        let _ = rustix::fs::rmdir(&self.path);
+    }
+
+    fn unlink(&self, _lock: Lock) {
         // Whatever fails here leaves a stale file that the next server replaces.
         let _ = rustix::fs::unlinkat(&self.directory, self.name("sock"), AtFlags::empty());
         let _ = rustix::fs::unlinkat(&self.directory, self.name("lock"), AtFlags::empty());
-        let _ = rustix::fs::rmdir(&self.path);
+    }
+
+    fn remove_dead(&self) {
+        // Whoever has the lock is about to listen, or to go.
+        if let Ok(lock) = self.try_lock()
+            && let Ok(None) = self.connect_with(SocketFlags::NONBLOCK)
+        {
+            self.unlink(lock);
+        }
+    }
+
+    /// The keys of all sockets in the directory.
+    fn keys(&self) -> Vec<String> {
+        let entries = rustix::fs::Dir::read_from(&self.directory).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| Some(entry.file_name().to_str().ok()?.to_owned()));
+        names.filter_map(|name| Some(name.strip_suffix(".sock")?.to_owned())).collect()
     }
 
     /// The directory's descriptor, which a server keeps open.
@@ -168,6 +200,26 @@ mod tests {
         let _second = place.try_lock().unwrap();
         drop(first);
         assert!(place.try_lock().is_err());
+    }
+
+    #[test]
+    fn who_leaves_takes_along_what_killed_keepers_have_left() {
+        let temporary = tempfile::tempdir().unwrap();
+        let last = place(temporary.path());
+        let [dead, alive, busy] =
+            ["dead", "alive", "busy"].map(|key| Place::open(&[temporary.path().join("skiff")], key).unwrap());
+        drop(dead.listen(&dead.lock().unwrap()).unwrap());
+        let listener = alive.listen(&alive.lock().unwrap()).unwrap();
+        let lock = busy.lock().unwrap();
+        drop(busy.listen(&lock).unwrap());
+        last.remove(last.lock().unwrap());
+        let mut left = last.keys();
+        left.sort();
+        assert_eq!(left, ["alive", "busy"]);
+        assert!(!temporary.path().join("skiff/dead.lock").exists());
+        drop((listener, lock));
+        last.remove(last.lock().unwrap());
+        assert!(!temporary.path().join("skiff").exists());
     }
 
     #[test]

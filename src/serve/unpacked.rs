@@ -302,19 +302,29 @@ fn lock(path: &Path) -> io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// Removes what killed servers have left.
-fn remove_abandoned(below: &Path) {
-    for entry in fs::read_dir(below).into_iter().flatten().flatten() {
+/// What killed servers have left below a directory, each locked.
+fn locked_abandoned(below: &Path) -> impl Iterator<Item = (PathBuf, OwnedFd)> {
+    fs::read_dir(below).into_iter().flatten().flatten().filter_map(|entry| {
         let path = entry.path();
         let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix()));
         if !ours || entry.metadata().is_ok_and(|facts| facts.uid() != rustix::process::geteuid().as_raw()) {
-            continue;
+            return None;
         }
-        let Ok(_lock) = lock(&path) else { continue };
-        if !read_users(&path).is_some_and(is_used) {
-            // Whoever can neither be removed now is found by the next.
-            let _ = remove_tree(&path);
-        }
+        let lock = lock(&path).ok()?;
+        (!read_users(&path).is_some_and(is_used)).then_some((path, lock))
+    })
+}
+
+/// Directories of the caller's with unpacked images, whose servers were killed. The next image that is unpacked there
+/// takes them away.
+pub fn abandoned(below: &Path) -> Vec<PathBuf> {
+    locked_abandoned(below).map(|(path, _lock)| path).collect()
+}
+
+fn remove_abandoned(below: &Path) {
+    for (path, _lock) in locked_abandoned(below) {
+        // Whoever cannot be removed now is found by the next.
+        let _ = remove_tree(&path);
     }
 }
 
@@ -357,6 +367,7 @@ mod tests {
         let (device, inode) = members::identity(&own).unwrap();
         fs::write(names[0].join("users"), format!("{device}:{inode}")).unwrap();
         fs::create_dir(place.path().join("skiff-other")).unwrap();
+        assert_eq!(abandoned(place.path()), [names[1].clone()]);
         remove_abandoned(place.path());
         assert!(held.root().is_dir() && names[0].exists() && !names[1].exists());
         assert!(place.path().join("skiff-other").exists());

@@ -181,7 +181,11 @@ fn what_a_killed_server_leaves_is_removed_by_the_next_unless_it_is_used() {
     assert_eq!(host.ask("$TESTED -q exec busybox.sif echo second"), "second");
     wait_for_servers(&place);
     assert_eq!(unpacked(&place), left);
+    let told = "$TESTED doctor | grep -c 'an image unpacked by a server that was killed'";
+    assert_eq!(host.ask(told), "0");
     assert_eq!(host.ask("touch go; wait; tail -1 said").parse::<u32>().map(|count| count > 100), Ok(true));
+    // Until then it is said.
+    assert_eq!(host.ask(told), "1");
     assert_eq!(host.ask("$TESTED -q exec busybox.sif echo third"), "third");
     wait_for_servers(&place);
     assert_eq!(unpacked(&place), [""; 0]);

@@ -1,7 +1,7 @@
 //! What `skiff doctor` looks at, a function a group. Facts come from [`crate::host`], remedies from
 //! [`crate::remedies`]; here is decided what is good enough.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Check, State};
 use crate::host::Host;
@@ -9,6 +9,7 @@ use crate::host::subordinate::{IdRange, Subordinate, Unusable};
 use crate::host::survey::{self, Directory};
 use crate::host::trial::{self, Refused, Step, Tried};
 use crate::remedies;
+use crate::serve;
 use crate::sys::features;
 
 const NEEDED: &str = "Needed to run images";
@@ -275,6 +276,9 @@ fn kernel_features() -> Vec<Check> {
 fn places(host: &Host) -> Vec<Check> {
     let named = |name: &str| host.variable(name).filter(|value| !value.is_empty()).map(Path::new);
     let mut checks = Vec::new();
+    if let Some((variable, path)) = host.setting("TMPDIR") {
+        checks.push(place(host, &variable, Path::new(path)));
+    }
     if let Some(path) = named("TMPDIR") {
         checks.push(place(host, "TMPDIR", path));
     }
@@ -302,8 +306,25 @@ fn place(host: &Host, name: &str, path: &Path) -> Check {
             let why = said(error.raw_os_error().unwrap_or_default());
             good(PLACES, name, format!("{shown}cannot be used: {why}")).but(State::Less, mend)
         }
-        Ok(directory) => judge(name, &shown, &directory, host.uid),
+        Ok(directory) => {
+            let check = judge(name, &shown, &directory, host.uid);
+            if check.state == State::Ok {
+                without_litter(check, &serve::abandoned(&host.real(path)))
+            } else {
+                check
+            }
+        }
     }
+}
+
+/// What servers of unpacked images leave when they are killed takes space.
+fn without_litter(check: Check, left: &[PathBuf]) -> Check {
+    let Some(first) = left.first() else { return check };
+    let many = if left.len() == 1 { "an image".to_owned() } else { format!("{} images", left.len()) };
+    let found = format!("{}; {many} unpacked by a server that was killed", check.found);
+    let names: Vec<String> = left.iter().map(|path| format!("'{}'", path.display())).collect();
+    let names = if names.len() > 3 { format!("'{}' and so on", first.display()) } else { names.join(" ") };
+    Check { found, ..check }.but(State::Less, format!("chmod -R u+rwX {names}; rm -r {names}"))
 }
 
 /// Below this, unpacking or a build will soon end with a full disk.
