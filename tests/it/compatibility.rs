@@ -150,8 +150,8 @@ fn capitals(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// The variables that a source reads: named in a call that reads one, or in a list of names.
 fn variables_read(source: &str) -> BTreeSet<String> {
-    const CALLS: [&str; 8] =
-        ["variable(", "setting(", "var_os(", "env::var(", " on(", " set(", "!set(", "named("];
+    const CALLS: [&str; 9] =
+        ["variable(", "absolute(", "setting(", "var_os(", "env::var(", " on(", " set(", "!set(", "named("];
     let is_read = |before: &str| {
         let in_list = before.rsplit(['[', ']', ';', '(']).next().is_some_and(|list| {
             list.split(',').all(|word| word.trim().is_empty() || capitals(word.trim()).count() == 1)
@@ -173,6 +173,7 @@ fn variables_read(source: &str) -> BTreeSet<String> {
 /// The sources without comments and unit tests.
 fn production() -> Vec<String> {
     let all = [
+        "src/build/cache",
         "src/cli",
         "src/plan",
         "src/commands",
