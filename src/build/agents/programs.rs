@@ -10,9 +10,6 @@ use super::Order;
 use crate::error::{Context, Error, Kind, Result};
 use crate::launch::step;
 
-/// Where Debian keeps what is newest.
-const DEBIAN: &str = "http://deb.debian.org/debian";
-const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
 /// Debian's keys, by which it is told that a suite is Ubuntu's.
 const UBUNTU_SCRIPT: &str = "/usr/share/debootstrap/scripts/gutsy";
 
@@ -108,58 +105,34 @@ fn debootstrap(order: &Order<'_>) -> Result<Call> {
     let include = packages(order).join(",");
     let target = text(order.directory);
     let mirror = match order.key("MirrorURL") {
-        Some(url) => Mirror { url: with_version(order, url)?, components: None, plain: Vec::new() },
+        Some(url) => Some(with_version(order, url)?),
+        // Without one the program takes its own.
         None => hosts_mirror(order.host, suite),
     };
-    let mut arguments = Vec::new();
+    let mut arguments = vec!["--variant=minbase".to_owned()];
+    if !include.is_empty() {
+        arguments.push(format!("--include={include}"));
+    }
     if program.ends_with("mmdebstrap") {
-        arguments.push("--mode=root".to_owned());
-        arguments.push("--variant=minbase".to_owned());
-        if !include.is_empty() {
-            arguments.push(format!("--include={include}"));
-        }
-        if let Some(components) = &mirror.components {
-            arguments.push(format!("--components={}", components.replace(' ', ",")));
-        }
-        arguments.extend(mirror.plain.iter().map(|option| format!("--aptopt={option}")));
         arguments.extend(DEVICES_BY_HOOKS.map(str::to_owned));
         // The directory is there, and empty.
-        arguments.extend(["--skip=check/empty".to_owned(), suite.to_owned(), target, mirror.url]);
-    } else {
-        arguments.push("--variant=minbase".to_owned());
-        if !include.is_empty() {
-            arguments.push(format!("--include={include}"));
-        }
-        if let Some(components) = &mirror.components {
-            arguments.push(format!("--components={}", components.replace(' ', ",")));
-        }
-        arguments.extend([suite.to_owned(), target, mirror.url]);
+        arguments.extend(["--mode=root", "--skip=check/empty"].map(str::to_owned));
     }
+    arguments.extend([suite.to_owned(), target]);
+    arguments.extend(mirror);
     Ok(Call { program, arguments })
 }
 
-/// Where packages come from.
-struct Mirror {
-    url: String,
-    components: Option<String>,
-    /// Settings of apt that reach it.
-    plain: Vec<String>,
-}
-
-/// The mirror that the host's apt uses for its own packages, if it is of the same distribution; else the usual one.
-fn hosts_mirror(host: &crate::host::Host, suite: &str) -> Mirror {
+/// The mirror that the host's apt uses for its own packages, if it is of the same distribution.
+fn hosts_mirror(host: &crate::host::Host, suite: &str) -> Option<String> {
     let ubuntu = Path::new("/usr/share/debootstrap/scripts").join(suite);
     let ubuntu = fs::canonicalize(ubuntu).is_ok_and(|script| script == Path::new(UBUNTU_SCRIPT));
-    let usual = if ubuntu { UBUNTU } else { DEBIAN };
     let word = if ubuntu { "ubuntu" } else { "debian" };
     let sources = apt_sources(host);
     let found = sources.into_iter().find(|source| {
         source.url.contains(word) && !source.url.contains("security") && !source.suite.contains("security")
     });
-    match found {
-        Some(source) => Mirror { url: source.url, components: None, plain: Vec::new() },
-        None => Mirror { url: usual.to_owned(), components: None, plain: Vec::new() },
-    }
+    found.map(|source| source.url)
 }
 
 /// A line `deb` of apt's configuration.
