@@ -166,7 +166,7 @@ fn ctrl_c_ends_a_program_that_does_not_heed_it() {
 fn ctrl_c_reaches_a_program_that_heeds_it_once() {
     at_terminals("terminal-trap", |terminal, place| {
         let script = "n=0; trap 'n=$((n+1)); echo caught $n.' INT; echo here; \
-                      until [ -e stop ]; do sleep 0.02; done; rm stop; echo end $n.; exit 7";
+                      until [ -e stop ]; do sleep 0.02; done; rm -f stop; echo end $n.; exit 7";
         place.write("script", script);
         terminal.line("$skiff exec $flags busybox.sif sh ./script");
         terminal.expect("here\r\n");
