@@ -22,7 +22,6 @@
 //! - for files, the digest of what is copied
 //! - the format's number: it changes when a skiff does the same step in another way
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
 use serde::{Deserialize, Serialize};
@@ -177,8 +176,6 @@ pub enum Base {
         /// Whose ids.
         ids: Ids,
     },
-    /// An earlier stage as it ended.
-    Stage(Instance),
 }
 
 /// How root is given to a step.
@@ -204,8 +201,6 @@ pub struct Facts<'a> {
     pub by: &'a str,
     /// Its text, templates filled in.
     pub text: &'a [Lines],
-    /// The variables that it sees.
-    pub environment: BTreeMap<String, String>,
     /// Binds, devices and whatever else of the host is brought in by flags, as they are given.
     pub binds: &'a [String],
     /// How root is given to it.
@@ -234,7 +229,6 @@ impl Chain {
         match base {
             Base::Scratch => hash.bytes("kind", b"scratch"),
             Base::Image(identity) => hash.bytes("image", &identity.0),
-            Base::Stage(instance) => hash.bytes("stage", &instance.0.0),
             Base::Agent { agent, keys, architecture, ids } => {
                 hash.bytes("agent", agent.as_bytes());
                 hash.bytes("architecture", architecture.as_bytes());
@@ -259,10 +253,6 @@ impl Chain {
         // Where it stands in the definition does not matter.
         for line in text_lines(facts.text) {
             hash.bytes("line", line.1.as_bytes());
-        }
-        for (name, value) in &facts.environment {
-            hash.bytes("variable", name.as_bytes());
-            hash.bytes("value", value.as_bytes());
         }
         facts.binds.iter().for_each(|bind| hash.bytes("bind", bind.as_bytes()));
         hash.number("ids", facts.ids as u64);
@@ -309,7 +299,6 @@ mod tests {
             app: None,
             by: "/bin/sh -ex",
             text,
-            environment: BTreeMap::from([("A".into(), "1".into())]),
             binds: &[],
             ids: Ids::Single,
             architecture: "amd64",
@@ -333,8 +322,6 @@ mod tests {
             key(&|facts| facts.app = Some("x")),
             key(&|facts| facts.by = "/bin/bash"),
             key(&|facts| facts.text = &[]),
-            key(&|facts| facts.environment = BTreeMap::from([("A".into(), "2".into())])),
-            key(&|facts| facts.environment = BTreeMap::from([("A1".into(), String::new())])),
             key(&|facts| facts.ids = Ids::Root),
             key(&|facts| facts.ids = Ids::Subordinate),
             key(&|facts| facts.architecture = "arm64"),
@@ -375,7 +362,6 @@ mod tests {
         let mut keys = vec![
             Base::Scratch.key(),
             Base::Image(Digest([7; 32])).key(),
-            Base::Stage(Instance(Digest([7; 32]))).key(),
             agent(&[], Ids::Root).key(),
             agent(&[], Ids::Single).key(),
             agent(&[("osversion", "trixie")], Ids::Root).key(),
@@ -383,7 +369,7 @@ mod tests {
         ];
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 7);
+        assert_eq!(keys.len(), 6);
     }
 
     #[test]

@@ -26,6 +26,9 @@ const RECORD_LIMIT: u64 = 64 << 20;
 pub struct Build {
     /// Its steps that could be cached, in order.
     pub steps: Vec<StepRecord>,
+    /// It ended in an error, in the last of these steps or after it.
+    #[serde(default)]
+    pub failed: bool,
 }
 
 /// What a step was made of.
@@ -47,8 +50,6 @@ pub struct StepRecord {
     pub by: String,
     /// Of each line of its text.
     pub lines: Vec<String>,
-    /// Of each variable.
-    pub environment: BTreeMap<String, String>,
     /// The binds.
     pub binds: Vec<String>,
     /// How root was given to it.
@@ -80,8 +81,6 @@ pub enum Why {
     File(String),
     /// Other files are copied, or to another place.
     Files,
-    /// A variable that it sees has another value.
-    Variable(String),
     /// Other things of the host are brought in.
     Binds,
     /// Root is given to it in another way.
@@ -92,6 +91,8 @@ pub enum Why {
     Base,
     /// It stands on something else than the last time.
     Earlier,
+    /// It is where the last build ended, and nothing of it changed.
+    Failed,
     /// It is all as it was.
     NotThere,
 }
@@ -107,12 +108,12 @@ impl Display for Why {
             Self::Interpreter => out.write_str("its interpreter changed"),
             Self::File(path) => write!(out, "copied file {} changed", plain(path)),
             Self::Files => out.write_str("other files are copied"),
-            Self::Variable(name) => write!(out, "variable {} changed", plain(name)),
             Self::Binds => out.write_str("the binds changed"),
             Self::Ids => out.write_str("root is emulated in another way"),
             Self::Architecture => out.write_str("the architecture changed"),
             Self::Base => out.write_str("base image changed"),
             Self::Earlier => out.write_str("an earlier step ran"),
+            Self::Failed => out.write_str("it failed the last time"),
             Self::NotThere => out.write_str("not in the cache any more"),
         }
     }
@@ -126,7 +127,6 @@ impl StepRecord {
     /// Of a step that is done at `chain`; `first` says that the base is what it stands on. `files` are those of
     /// [`super::files::look`].
     pub fn new(stage: &str, chain: &Chain, first: bool, facts: &Facts<'_>, files: Vec<FileRecord>) -> Self {
-        let environment = facts.environment.iter().map(|(name, value)| (name.clone(), short(value)));
         Self {
             stage: stage.to_owned(),
             section: facts.section.to_owned(),
@@ -136,7 +136,6 @@ impl StepRecord {
             first,
             by: facts.by.to_owned(),
             lines: text_lines(facts.text).map(|(_, line)| short(line)).collect(),
-            environment: environment.collect(),
             binds: facts.binds.to_vec(),
             ids: facts.ids,
             architecture: facts.architecture.to_owned(),
@@ -160,7 +159,6 @@ impl StepRecord {
             first: true,
             by: String::new(),
             lines: text_lines(keys).map(|(_, line)| short(line)).collect(),
-            environment: BTreeMap::new(),
             binds: Vec::new(),
             ids,
             architecture,
@@ -188,8 +186,11 @@ pub fn why(last: Option<&Build>, now: &Build, step: usize, text: &[Lines]) -> Wh
     let Some(this) = now.steps.get(step) else { return Why::New };
     // Sections may stand there more than once.
     let nth = now.steps[..step].iter().filter(|other| other.is_of(this)).count();
-    let Some(before) = last.steps.iter().filter(|other| other.is_of(this)).nth(nth) else { return Why::New };
+    let Some(before) = last.steps.iter().filter(|other| other.is_of(this)).nth(nth) else {
+        return if last.failed { Why::Earlier } else { Why::New };
+    };
     own_change(before, this, text).unwrap_or_else(|| match before.after == this.after {
+        true if last.failed && last.steps.last() == Some(before) => Why::Failed,
         true => Why::NotThere,
         false if this.first => Why::Base,
         false => Why::Earlier,
@@ -210,11 +211,6 @@ fn own_change(before: &StepRecord, this: &StepRecord, text: &[Lines]) -> Option<
     }
     if before.copied != this.copied {
         return Some(changed_file(before, this));
-    }
-    if before.environment != this.environment {
-        let names = this.environment.keys().chain(before.environment.keys());
-        let mut names = names.filter(|name| before.environment.get(*name) != this.environment.get(*name));
-        return names.next().cloned().map(Why::Variable);
     }
     let others = [
         (before.binds != this.binds, Why::Binds),
@@ -292,7 +288,6 @@ mod tests {
                 app: None,
                 by: "/bin/sh",
                 text: &text,
-                environment: BTreeMap::from([("PROXY".to_owned(), "secret".to_owned())]),
                 binds: &[],
                 ids: Ids::Single,
                 architecture: "amd64",
@@ -337,7 +332,6 @@ mod tests {
         assert_eq!(said(base, 0, ""), "base image changed");
         assert_eq!(said(base, 1, "a\nb\n"), "an earlier step ran");
         assert_eq!(said(|now| now.steps[1].by = "x".into(), 1, "a\nb\n"), "its interpreter changed");
-        assert_eq!(said(|now| now.steps[1].environment.clear(), 1, ""), "variable PROXY changed");
         assert_eq!(said(|now| now.steps[1].binds = vec!["/a".into()], 1, ""), "the binds changed");
         assert_eq!(said(|now| now.steps[1].files.clear(), 1, "a\nb\n"), "not in the cache any more");
         let now = build(&STEPS, start);
@@ -356,7 +350,7 @@ mod tests {
                 ids: Ids::Root,
             };
             let text = lines(&format!("osversion: {value}"));
-            (Build { steps: vec![StepRecord::of_base("1", &base, &text)] }, text)
+            (Build { steps: vec![StepRecord::of_base("1", &base, &text)], failed: false }, text)
         };
         let ((last, _), (now, text)) = (base("bookworm"), base("trixie"));
         assert_ne!(last.steps[0].key, now.steps[0].key);
@@ -365,8 +359,20 @@ mod tests {
     }
 
     #[test]
-    fn records_hold_no_values() {
-        let json = serde_json::to_string(&build(&STEPS, Chain::new(&Base::Scratch))).unwrap();
-        assert!(json.contains("PROXY") && !json.contains("secret"), "{json}");
+    fn records_hold_no_text() {
+        let steps = [("post", "export PASSWORD=secret", "")];
+        let json = serde_json::to_string(&build(&steps, Chain::new(&Base::Scratch))).unwrap();
+        assert!(json.contains("post") && !json.contains("secret"), "{json}");
+    }
+
+    #[test]
+    fn a_build_that_failed_is_told_from_one_whose_layers_went() {
+        let start = Chain::new(&Base::Scratch);
+        let failed = Build { failed: true, ..build(&STEPS[..2], start) };
+        let now = build(&STEPS, start);
+        let said = |step, text| why(Some(&failed), &now, step, &lines(text)).to_string();
+        assert_eq!(said(1, "a\nb\n"), "it failed the last time");
+        assert_eq!(said(2, "c"), "an earlier step ran");
+        assert_eq!(said(0, ""), "not in the cache any more");
     }
 }

@@ -12,7 +12,6 @@
 //!
 //! A step that failed keeps nothing. Without a cache, and with `--update`, all of it is done.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::image_files::joined;
 use super::{Build, Event, Runner, copy, remove_inside};
+use crate::build::agents;
 use crate::build::cache::files::{FileRecord, Known, Links, look};
 use crate::build::cache::identity::of_image;
 use crate::build::cache::key::{Base, Chain, Digest, Facts, Ids, Instance, Key};
@@ -115,7 +115,8 @@ impl Caching {
     }
 
     /// Writes down what the build was made of, for the next one.
-    pub fn remember(&self, definition: &str) {
+    pub fn remember(&mut self, definition: &str, failed: bool) {
+        self.now.failed = failed;
         if let Some(cache) = &self.cache {
             // It is only good for saying why a step is done again.
             let _ = cache.remember(Path::new(definition), &self.now);
@@ -205,14 +206,15 @@ fn brought_in(build: &Build<'_>, host: &Host) -> Vec<String> {
         let rest = FAMILIES.iter().find_map(|family| name.strip_prefix(family)?.strip_prefix('_'))?;
         BRINGING.contains(&rest).then(|| format!("{rest}={}", value.to_string_lossy()))
     });
-    given.chain(flags.other.iter().map(|name| (*name).to_owned())).chain(settings).collect()
+    let flags = given.chain(flags.other.iter().map(|name| (*name).to_owned()));
+    flags.chain(settings).chain(build.config.bind.iter().cloned()).collect()
 }
 
 impl Runner<'_> {
-    /// Starts a stage on its base. The base of an agent is looked for; `None` is a base that is opened, not made.
-    pub(super) fn look_for_base(&mut self, stage: &StagePlan, step: &Step, makes: bool) -> Found {
+    /// Looks for the base of a stage that an agent has made before. One that is opened, not made, is never there.
+    pub(super) fn look_for_base(&mut self, stage: &StagePlan, step: &Step) -> Found {
         let What::Base { agent, keys } = &step.what else { return Found::Missing { key: None, why: None } };
-        if !makes {
+        if !agents::makes(agent) {
             return Found::Missing { key: None, why: None };
         }
         let of_agent = keys.iter().filter(|key| key.key != "Stage");
@@ -269,7 +271,6 @@ impl Runner<'_> {
             app: step.app.as_deref(),
             by: &needs.by,
             text: &needs.text,
-            environment: BTreeMap::new(),
             binds: &self.caching.binds,
             ids: self.caching.ids,
             architecture: &self.caching.architecture,

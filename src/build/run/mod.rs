@@ -159,8 +159,8 @@ pub fn carry_out(build: &Build<'_>) -> Result<Built> {
         count: 0,
     };
     let done = runner.run();
-    let Runner { steps, stages, caching, .. } = runner;
-    caching.remember(&build.plan.definition);
+    let Runner { steps, stages, mut caching, .. } = runner;
+    caching.remember(&build.plan.definition, done.is_err());
     match (done, stages.into_iter().next_back()) {
         (Ok(()), Some(last)) => {
             let Stage { base, layers, .. } = last;

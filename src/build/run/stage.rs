@@ -125,7 +125,7 @@ impl Runner<'_> {
     pub(super) fn make_base(&mut self, stage: &StagePlan, step: &Step) -> Result<()> {
         let What::Base { agent, keys } = &step.what else { return Ok(()) };
         let last = stage.number == self.build.plan.stages.len();
-        let found = self.look_for_base(stage, step, agents::makes(agent));
+        let found = self.look_for_base(stage, step);
         let update = self.build.options.update.as_ref().filter(|_| last);
         let base = match (update, found) {
             (Some(sandbox), _) => Base::directory(sandbox.clone()),
