@@ -13,6 +13,7 @@
 //! | SIF | [`sif`] |
 //! | SquashFS | [`squashfs`] |
 //! | files of an image that is not mounted | [`tree`] |
+//! | all of them as a tar stream | [`tar`] |
 //! | the same with layers over the image | [`layered`] |
 //! | what an image says of itself | [`metadata`] |
 //! | a time of an image as a date | [`calendar`] |
@@ -24,6 +25,7 @@ mod path;
 pub mod sif;
 pub mod source;
 pub mod squashfs;
+pub mod tar;
 pub mod tree;
 pub mod unpack;
 

@@ -2,6 +2,7 @@
 //! with every compressor, block size and layout option, and equal to what libsquashfs sees in them.
 
 mod damaged;
+mod tar;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
