@@ -65,6 +65,7 @@ as_user() {
 #   build   a C compiler and what the dependencies' C parts want
 #   image   mmdebstrap and the keys to make a Debian root file system
 #   test    what the tests and the interchange run beside skiff
+#   agents  what the agents of definitions run, and what makes small repositories for them
 #   client  what workflow managers are installed with
 packages() {
   local group list=() wanted=() name
@@ -74,6 +75,7 @@ packages() {
         build) list+=(gcc libc6-dev make pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
         test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap) ;;
+        agents) list+=(dnf zypper rpm createrepo-c pacman-package-manager makepkg libarchive-tools zstd gnupg busybox-static curl python3 libcap2-bin) ;;
         client) list+=(python3 python3-venv) ;;
       esac
     done
@@ -93,6 +95,7 @@ packages() {
         build) list+=(gcc glibc-devel make pkgconf-pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-keyring shadow-utils util-linux python3) ;;
         test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static musl-gcc python3 strace bubblewrap) ;;
+        agents) list+=(dnf zypper rpm-build rpm-sign createrepo_c pacman bsdtar gnupg2 zstd busybox curl python3 libcap) ;;
         client) list+=(python3 python3-pip) ;;
       esac
     done

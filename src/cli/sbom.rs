@@ -11,7 +11,7 @@ Examples:
   skiff sbom debian.sif | jq -r '.packages[] | .name + \" \" + .versionInfo'
 
 An image that carries such a document has it printed as it is. Else it is made from what dpkg, apk,
-rpm and Python have written down in the image; nothing of the image is run.";
+pacman, rpm and Python have written down in the image; nothing of the image is run.";
 
 /// `skiff sbom`.
 #[derive(Debug, Args)]

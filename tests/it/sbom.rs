@@ -213,6 +213,28 @@ fn packages_of_alpine_are_listed() {
     assert_eq!(document["packages"][1]["primaryPackagePurpose"], "OPERATING-SYSTEM");
 }
 
+#[test]
+fn packages_of_arch_are_listed() {
+    let place = Place::new("sbom-pacman");
+    let top = place.work("tree");
+    write(&top, "etc/os-release", "ID=arch\nPRETTY_NAME=\"Arch Linux\"\n");
+    let desc = "%NAME%\ngcc-libs\n\n%VERSION%\n1:13.2.1-3\n\n%BASE%\ngcc\n\n%DESC%\nRuntime libraries\n\n%URL%\n\
+        https://gcc.gnu.org\n\n%ARCH%\nx86_64\n\n%PACKAGER%\nAda <a@b.c>\n\n%LICENSE%\nMIT\nISC\n\n%DEPENDS%\nglibc>=2.27\n";
+    write(&top, "var/lib/pacman/local/gcc-libs-1:13.2.1-3/desc", desc);
+    write(&top, "var/lib/pacman/local/base-3-1/desc", "%NAME%\nbase\n\n%VERSION%\n3-1");
+    write(&top, "var/lib/pacman/local/empty-1-1/desc", "");
+    write(&top, "var/lib/pacman/local/ALPM_DB_VERSION", "9\n");
+    let (document, notes) = of(&top);
+    assert_eq!((packages(&document).len(), notes.len()), (2, 0));
+    let libraries = named(&document, "gcc-libs");
+    assert_eq!(purl(libraries), "pkg:alpm/arch/gcc-libs@1%3A13.2.1-3?arch=x86_64&distro=arch");
+    assert_eq!(
+        ["licenseDeclared", "supplier", "summary", "homepage"].map(|field| text(&libraries[field])),
+        ["MIT AND ISC", "Person: Ada (a@b.c)", "Runtime libraries", "https://gcc.gnu.org"]
+    );
+    assert_eq!(purl(named(&document, "base")), "pkg:alpm/arch/base@3-1?distro=arch");
+}
+
 /// Data bases with the same two packages: one that rpm made, and its headers in one that Berkeley DB made.
 const SQLITE: &[u8] = include_bytes!("rpm/rpmdb.sqlite.zst");
 const BERKELEY: &[u8] = include_bytes!("rpm/Packages.zst");

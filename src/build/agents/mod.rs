@@ -8,8 +8,11 @@
 //!
 //! Programs of the host run in a user namespace, where they look like root, and in the host's root directory.
 
+mod debian;
 mod localimage;
+mod pacman;
 mod programs;
+mod rpm;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -41,7 +41,7 @@ const SUSE: &[&str] = &[
 /// All agents.
 #[rustfmt::skip]
 pub const AGENTS: &[Agent] = &[
-    agent("arch",           &[],                         &["ConfURL"]),
+    agent("arch",           &[],                         &["ConfURL", "Include"]),
     agent("buildkit",       &["From"],                   &["Target", "Frontend", "Filename", "BuildArgs"]),
     agent("busybox",        &["MirrorURL"],              &[]),
     agent("debootstrap",    &["OSVersion"],              &["MirrorURL", "Include"]),

@@ -4,6 +4,7 @@
 //! Tree ──▶ look: the data bases of package managers ──▶ [Package] ──▶ spdx ──▶ JSON
 //!          dpkg     /var/lib/dpkg/status, status.d
 //!          apk      /lib/apk/db/installed
+//!          pacman   /var/lib/pacman/local/*/desc
 //!          rpm      rpmdb.sqlite, Packages.db, Packages
 //!          python   *.dist-info, *.egg-info of every Python there
 //! ```
@@ -19,6 +20,7 @@ mod dpkg;
 mod fields;
 mod licence;
 mod look;
+mod pacman;
 mod python;
 mod rpm;
 mod spdx;
@@ -59,7 +61,7 @@ pub struct Sbom {
 /// A package as its manager knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Package {
-    /// The type of its purl: deb, apk, rpm, pypi.
+    /// The type of its purl: deb, apk, alpm, rpm, pypi.
     kind: &'static str,
     name: String,
     version: String,
@@ -96,6 +98,7 @@ pub fn of_tree(tree: &Tree, about: &About) -> Sbom {
     let system = system(&look);
     let mut packages = dpkg::packages(&look);
     packages.extend(apk::packages(&look));
+    packages.extend(pacman::packages(&look));
     packages.extend(rpm::packages(&look));
     packages.extend(python::packages(&look));
     packages.retain(|package| !package.name.is_empty());

@@ -176,7 +176,7 @@ fn purl(package: &Package, system: &System) -> String {
     let name = match package.kind {
         // Names that the index takes for the same are the same.
         "pypi" => package.name.to_lowercase().replace(['_', '.'], "-"),
-        "deb" | "apk" => package.name.to_lowercase(),
+        "deb" | "apk" | "alpm" => package.name.to_lowercase(),
         _ => package.name.clone(),
     };
     out += &encoded(&name);

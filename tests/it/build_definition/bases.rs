@@ -66,6 +66,14 @@ fn a_base_that_cannot_be_had_is_told() {
             "signatures of images cannot be checked",
         ),
         ("Bootstrap: pacman", "cannot read definition"),
+        ("Bootstrap: dnf", "'Bootstrap: dnf' needs 'MirrorURL'"),
+        ("Bootstrap: busybox", "'Bootstrap: busybox' needs 'MirrorURL'"),
+        ("Bootstrap: localimage", "'Bootstrap: localimage' needs 'From'"),
+        ("Bootstrap: zypper", "new.def:1: Bootstrap: zypper needs a value for MirrorURL"),
+        (
+            "Bootstrap: zypper\nProduct: SLES",
+            "new.def:1: Product: registered products of SUSE cannot be built",
+        ),
     ] {
         place.write("new.def", format!("{header}\n%post\n true\n"));
         let said = place.run(["build", "new.sif", "new.def"]).fails(255);
@@ -76,7 +84,7 @@ fn a_base_that_cannot_be_had_is_told() {
         ("dnf\nMirrorURL: http://m", "dnf"),
         ("yum\nMirrorURL: http://m", "yum"),
         ("zypper\nMirrorURL: http://m", "zypper"),
-        ("arch", "arch-install-scripts"),
+        ("arch", "pacman"),
         ("busybox\nMirrorURL: http://m", "curl"),
     ];
     for (header, package) in agents {
@@ -91,6 +99,30 @@ fn a_base_that_cannot_be_had_is_told() {
             ["/usr/sbin", "/sbin"].iter().any(|above| std::path::Path::new(above).join(package).exists());
         assert!(missing || there, "{header}: {said}");
     }
+}
+
+#[test]
+fn an_address_with_a_version_needs_one() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = place("base-version");
+    // Programs that are there: they are not run.
+    let programs = place.work("programs");
+    fs::create_dir(&programs).expect("a directory");
+    for program in ["dnf", "zypper", "sh"] {
+        std::os::unix::fs::symlink("/bin/false", programs.join(program)).expect("a link");
+    }
+    for key in ["MirrorURL: http://m/%{OSVERSION}", "MirrorURL: http://m\nUpdateURL: http://m/%{osVersion}"] {
+        for agent in ["dnf", "zypper"] {
+            place.write("new.def", format!("Bootstrap: {agent}\n{key}\n"));
+            let mut command = place.skiff(["build", "new.sif", "new.def"]);
+            let said = crate::harness::finish(command.env("PATH", &programs)).fails(255);
+            let needs = format!("skiff: new.def:1: Bootstrap: {agent} needs a value for OSVersion");
+            assert!(said.contains(&needs), "{said}");
+        }
+    }
+    assert!(!place.work("new.sif").exists());
 }
 
 #[test]
