@@ -27,8 +27,8 @@ pub struct Made<'a> {
     pub symbols: &'a [&'a str],
     /// Symbols that it needs.
     pub undefined: &'a [&'a str],
-    /// Bytes at the end that nothing points to.
-    pub text: &'a str,
+    /// A symbol that is a text, and the text; empty for none.
+    pub text: (&'a str, &'a str),
 }
 
 struct Strings(Vec<u8>);
@@ -61,7 +61,7 @@ impl Made<'_> {
         let mut strings = Strings(vec![0]);
         let needs = self.needs(&mut strings);
         let has = self.has(&mut strings);
-        let (symbols, count) = self.symbol_table(&mut strings);
+        let (symbols, count) = self.symbol_table(&mut strings, start as u64);
         let hash = [1_u32, count].map(u32::to_le_bytes).concat();
         let interpreter = strings.add(self.interpreter);
         let mut entries: Vec<(u64, u64)> = self.needed.iter().map(|name| (1, strings.add(name))).collect();
@@ -79,6 +79,8 @@ impl Made<'_> {
             at += bytes.len() as u64;
             place
         };
+        // The text is the first, so that its address is known.
+        put(&[self.text.1.as_bytes(), &[0]].concat());
         entries.push((0x6fff_fffe, put(&needs)));
         entries.push((0x6fff_ffff, self.requires.len() as u64));
         entries.push((0x6fff_fffc, put(&has)));
@@ -91,7 +93,6 @@ impl Made<'_> {
         let table: Vec<u8> =
             entries.iter().flat_map(|(tag, value)| [word(*tag), word(*value)].concat()).collect();
         let dynamic = put(&table);
-        put(self.text.as_bytes());
         let end = start as u64 + body.len() as u64;
         let machine = if self.machine == 0 { 62 } else { self.machine };
         let mut file = b"\x7fELF".to_vec();
@@ -143,17 +144,19 @@ impl Made<'_> {
         out
     }
 
-    fn symbol_table(&self, strings: &mut Strings) -> (Vec<u8>, u32) {
+    fn symbol_table(&self, strings: &mut Strings, text: u64) -> (Vec<u8>, u32) {
         let size = if self.narrow { 16 } else { 24 };
         let mut out = vec![0; size];
-        let all =
-            self.symbols.iter().map(|name| (name, 1_u16)).chain(self.undefined.iter().map(|name| (name, 0)));
-        for (name, section) in all {
+        let named = Some(self.text.0).filter(|name| !name.is_empty());
+        let all = self.symbols.iter().map(|name| (*name, 1_u16, 0_u64));
+        let all = all.chain(self.undefined.iter().map(|name| (*name, 0, 0)));
+        for (name, section, address) in all.chain(named.map(|name| (name, 1, text))) {
             let name = (strings.add(name) as u32).to_le_bytes();
-            match self.narrow {
-                false => out.extend([&name[..], &[0x12, 0], &section.to_le_bytes(), &[0; 16]].concat()),
-                true => out.extend([&name[..], &[0; 8], &[0x12, 0], &section.to_le_bytes()].concat()),
-            }
+            let section = section.to_le_bytes();
+            out.extend(match self.narrow {
+                false => [&name[..], &[0x12, 0], &section, &address.to_le_bytes(), &[0; 8]].concat(),
+                true => [&name[..], &(address as u32).to_le_bytes(), &[0; 4], &[0x12, 0], &section].concat(),
+            });
         }
         let count = out.len() / size;
         (out, count as u32)

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use super::bytes::Bytes;
 use super::cache::{self, Cache};
 use super::read::{Elf, Platform, parse_elf};
-use super::symbols::{Symbols, read_symbols};
+use super::symbols::{Symbols, read_symbols, text_of};
 use crate::error::Result;
 
 /// The glibc loader's cache.
@@ -150,6 +150,15 @@ impl<'a> Place<'a> {
             Some(file) => read_symbols(&file.bytes, &library.elf, wanted),
             None => Ok(Symbols::default()),
         }
+    }
+
+    /// The text that a symbol of a library is.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn text_of(&self, library: &Library, symbol: &str) -> Result<Option<String>> {
+        let file = (self.open)(&library.real)?;
+        Ok(file.and_then(|file| text_of(&file.bytes, &library.elf, symbol)))
     }
 
     /// The library that the loader would take for `name`, needed by `by`.

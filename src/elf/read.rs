@@ -97,6 +97,18 @@ pub(super) struct Tables {
     pub names: Option<u64>,
     pub hash: Option<u64>,
     pub gnu_hash: Option<u64>,
+    pub loads: Vec<Load>,
+}
+
+impl Tables {
+    /// Where an address is in the file.
+    pub fn offset(&self, address: u64) -> Option<u64> {
+        let load = self
+            .loads
+            .iter()
+            .find(|load| address.checked_sub(load.address).is_some_and(|distance| distance < load.length))?;
+        load.offset.checked_add(address - load.address)
+    }
 }
 
 /// Numbers of a file, in its byte order.
@@ -127,29 +139,18 @@ impl Numbers {
 }
 
 /// A part of the file that is shown in memory.
-struct Load {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Load {
     address: u64,
     offset: u64,
     length: u64,
 }
 
 /// The program headers, sorted by use.
-#[derive(Default)]
 struct Segments {
-    loads: Vec<Load>,
+    tables: Tables,
     dynamic: Option<(u64, u64)>,
     interpreter: Option<(u64, u64)>,
-}
-
-impl Segments {
-    /// Where an address is in the file.
-    fn offset(&self, address: u64) -> Option<u64> {
-        let load = self
-            .loads
-            .iter()
-            .find(|load| address.checked_sub(load.address).is_some_and(|distance| distance < load.length))?;
-        load.offset.checked_add(address - load.address)
-    }
 }
 
 /// Reads a file; `None` when it is no ELF file, or one that is never loaded (an object, a core).
@@ -190,7 +191,8 @@ pub fn parse_elf(bytes: &Bytes<'_>) -> Result<Option<Elf>> {
         tables: Tables::default(),
     };
     if let Some((offset, length)) = segments.dynamic {
-        read_dynamic(bytes, numbers, &segments, (offset, length), &mut elf)?;
+        elf.tables = segments.tables;
+        read_dynamic(bytes, numbers, (offset, length), &mut elf)?;
     }
     Ok(Some(elf))
 }
@@ -207,7 +209,7 @@ fn segments(bytes: &Bytes<'_>, numbers: Numbers, head: &[u8]) -> Result<Segments
         return Err(bytes.damaged("its program headers make no sense"));
     }
     let table = bytes.exact(at, usize::from(count) * usize::from(entry))?;
-    let mut segments = Segments::default();
+    let mut segments = Segments { tables: Tables::default(), dynamic: None, interpreter: None };
     for header in table.chunks_exact(usize::from(entry.max(1))) {
         let (offset, address, length) = if wide {
             (numbers.word(header, 8), numbers.word(header, 16), numbers.word(header, 32))
@@ -215,7 +217,7 @@ fn segments(bytes: &Bytes<'_>, numbers: Numbers, head: &[u8]) -> Result<Segments
             (numbers.word(header, 4), numbers.word(header, 8), numbers.word(header, 16))
         };
         match numbers.u32(header, 0) {
-            PT_LOAD => segments.loads.push(Load { address, offset, length }),
+            PT_LOAD => segments.tables.loads.push(Load { address, offset, length }),
             PT_DYNAMIC => segments.dynamic = Some((offset, length)),
             PT_INTERP => segments.interpreter = Some((offset, length)),
             _ => {}
@@ -227,7 +229,6 @@ fn segments(bytes: &Bytes<'_>, numbers: Numbers, head: &[u8]) -> Result<Segments
 fn read_dynamic(
     bytes: &Bytes<'_>,
     numbers: Numbers,
-    segments: &Segments,
     (offset, length): (u64, u64),
     elf: &mut Elf,
 ) -> Result<()> {
@@ -240,12 +241,14 @@ fn read_dynamic(
         .take_while(|(tag, _)| *tag != 0)
         .collect();
     let value = |wanted: u64| entries.iter().find(|(tag, _)| *tag == wanted).map(|(_, value)| *value);
-    let place = |wanted: u64| segments.offset(value(wanted)?);
+    let place = |wanted: u64| elf.tables.offset(value(wanted)?);
+    let (needs, has) = (place(DT_VERNEED), place(DT_VERDEF));
     elf.tables = Tables {
         symbols: place(DT_SYMTAB),
         names: place(DT_STRTAB),
         hash: place(DT_HASH),
         gnu_hash: place(DT_GNU_HASH),
+        loads: std::mem::take(&mut elf.tables.loads),
     };
     let Some(names) = elf.tables.names else { return Ok(()) };
     let name = |at: u64| match names.checked_add(at) {
@@ -262,11 +265,11 @@ fn read_dynamic(
             _ => {}
         }
     }
-    if let Some(at) = place(DT_VERNEED) {
+    if let Some(at) = needs {
         let count = value(DT_VERNEEDNUM).unwrap_or(0);
         elf.requires = read_requirements(bytes, numbers, (at, count), &name)?;
     }
-    if let Some(at) = place(DT_VERDEF) {
+    if let Some(at) = has {
         let count = value(DT_VERDEFNUM).unwrap_or(0);
         elf.defines = read_definitions(bytes, numbers, (at, count), &name)?;
     }

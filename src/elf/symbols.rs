@@ -17,6 +17,8 @@ use crate::error::Result;
 const MAX_SYMBOLS: u32 = 1 << 18;
 /// The longest names are those of C++.
 const MAX_NAME: usize = 16 * 1024;
+/// A text that is looked at.
+const MAX_TEXT: usize = 4096;
 
 /// Names of functions and data.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,7 +35,35 @@ pub struct Symbols {
 /// The file is damaged.
 pub fn read_symbols(bytes: &Bytes<'_>, elf: &Elf, wanted: impl Fn(&str) -> bool) -> Result<Symbols> {
     let mut symbols = Symbols::default();
-    let (Some(table), Some(names)) = (elf.tables.symbols, elf.tables.names) else { return Ok(symbols) };
+    walk(bytes, elf, &mut |name, address, weak| {
+        if !wanted(&name) {
+            return;
+        }
+        if address.is_some() {
+            symbols.defined.insert(name);
+        } else if !weak {
+            symbols.undefined.insert(name);
+        }
+    })?;
+    Ok(symbols)
+}
+
+/// The text that a symbol of the library is: the contents of an array of characters. None where there is no such
+/// symbol, or no text.
+pub fn text_of(bytes: &Bytes<'_>, elf: &Elf, symbol: &str) -> Option<String> {
+    let mut found = None;
+    let all = walk(bytes, elf, &mut |name, address, _| {
+        if name == symbol {
+            found = address;
+        }
+    });
+    all.ok()?;
+    bytes.text(elf.tables.offset(found?)?, MAX_TEXT).ok().filter(|text| !text.is_empty())
+}
+
+/// Calls `each` with every global symbol: its name, its address if it has one, and whether it is weak.
+fn walk(bytes: &Bytes<'_>, elf: &Elf, each: &mut dyn FnMut(String, Option<u64>, bool)) -> Result<()> {
+    let (Some(table), Some(names)) = (elf.tables.symbols, elf.tables.names) else { return Ok(()) };
     let numbers = Numbers { platform: elf.platform };
     let count = count(bytes, elf, numbers)?;
     if count > MAX_SYMBOLS {
@@ -44,27 +74,20 @@ pub fn read_symbols(bytes: &Bytes<'_>, elf: &Elf, wanted: impl Fn(&str) -> bool)
     for index in 1..u64::from(count) {
         let Some(at) = table.checked_add(index * size) else { break };
         let symbol = bytes.exact(at, size as usize)?;
-        let (info, section) = match elf.platform.wide {
-            true => (symbol[4], numbers.u16(&symbol, 6)),
-            false => (symbol[12], numbers.u16(&symbol, 14)),
+        let (info, section, address) = match elf.platform.wide {
+            true => (symbol[4], numbers.u16(&symbol, 6), numbers.word(&symbol, 8)),
+            false => (symbol[12], numbers.u16(&symbol, 14), numbers.word(&symbol, 4)),
         };
-        // Global, weak, unique; a weak one that is missing does no harm.
+        // Global, weak, unique.
         let binding = info >> 4;
         if !matches!(binding, 1 | 2 | 10) {
             continue;
         }
         let Some(name) = names.checked_add(numbers.u32(&symbol, 0).into()) else { continue };
-        let name = bytes.text(name, MAX_NAME)?;
-        if !wanted(&name) {
-            continue;
-        }
-        if section != 0 {
-            symbols.defined.insert(name);
-        } else if binding == 1 {
-            symbols.undefined.insert(name);
-        }
+        // A weak one that is missing does no harm.
+        each(bytes.text(name, MAX_NAME)?, (section != 0).then_some(address), binding == 2);
     }
-    Ok(symbols)
+    Ok(())
 }
 
 fn count(bytes: &Bytes<'_>, elf: &Elf, numbers: Numbers) -> Result<u32> {

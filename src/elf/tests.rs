@@ -8,7 +8,7 @@ use super::cache::tests::new_cache;
 use super::check::unmet;
 use super::made::Made;
 use super::read::parse_elf;
-use super::symbols::read_symbols;
+use super::symbols::{read_symbols, text_of};
 use super::*;
 use crate::error::Result;
 
@@ -24,7 +24,7 @@ const LIBRARY: Made<'_> = Made {
     defines: &["ONE_1.0", "ONE_1.1"],
     symbols: &["one", "other_one"],
     undefined: &["two"],
-    text: "",
+    text: ("one_version", "1.2.3"),
 };
 
 #[test]
@@ -48,7 +48,9 @@ fn all_that_the_loader_uses_is_read() {
         );
         assert_eq!(elf.defines, ["ONE_1.0", "ONE_1.1"]);
         let symbols = read_symbols(&bytes, &elf, |name| name != "other_one").unwrap();
-        assert_eq!(symbols.defined.into_iter().collect::<Vec<_>>(), ["one"]);
+        assert_eq!(symbols.defined.into_iter().collect::<Vec<_>>(), ["one", "one_version"]);
+        assert_eq!(text_of(&bytes, &elf, "one_version").as_deref(), Some("1.2.3"));
+        assert_eq!(text_of(&bytes, &elf, "two"), None);
         assert_eq!(symbols.undefined.into_iter().collect::<Vec<_>>(), ["two"]);
     }
 }
@@ -119,7 +121,7 @@ const fn named(soname: &str) -> Made<'_> {
         defines: &[],
         symbols: &[],
         undefined: &[],
-        text: "",
+        text: ("", ""),
     }
 }
 

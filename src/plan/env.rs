@@ -135,7 +135,7 @@ pub fn compose(
         scripts,
         overrides,
         evaluate: !literal,
-        host: host_variables(request, host),
+        host: host_variables(request, host, facts.injection),
         prompt: (request.action == Action::Shell).then(|| prompt(request)),
     };
     match evaluate(&ingredients, view) {
@@ -355,7 +355,7 @@ fn complete_path(path: &[u8]) -> Vec<u8> {
 }
 
 /// The host's variables that may come in.
-fn host_variables(request: &Request<'_>, host: &Host) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn host_variables(request: &Request<'_>, host: &Host, injection: &Injection) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let clean = request.flags.cleanenv || host.setting("CLEANENV").is_some_and(|(_, value)| is_on(value));
     let left_out = texts(host, &request.flags.no_env, "--no-env", &["NOENV", "NO_ENV"]);
     let mut variables = BTreeMap::new();
@@ -366,7 +366,9 @@ fn host_variables(request: &Request<'_>, host: &Host) -> BTreeMap<Vec<u8>, Vec<u
     for (name, value) in &host.environment {
         let name = name.as_bytes();
         let is = |list: &[&str]| list.iter().any(|one| one.as_bytes() == name);
-        let unwanted = is(NEVER) || is_ours(name) || left_out.iter().any(|(one, _)| one.as_bytes() == name);
+        let stays = injection.unset.iter().any(|one| one.as_bytes() == name);
+        let unwanted =
+            is(NEVER) || stays || is_ours(name) || left_out.iter().any(|(one, _)| one.as_bytes() == name);
         if is_name(name) && !unwanted && (!clean || is(ALWAYS)) {
             variables.insert(name.to_vec(), value.as_bytes().to_vec());
         }

@@ -78,6 +78,8 @@ pub struct Injection {
     pub items: Vec<Item>,
     /// The variables.
     pub variables: Vec<Variable>,
+    /// Variables of the host that stay outside.
+    pub unset: Vec<String>,
     /// What is left out.
     pub left_out: Vec<LeftOut>,
     /// What the caller should know.
@@ -100,6 +102,11 @@ impl Injection {
         }
     }
 
+    /// Keeps a variable of the host outside.
+    pub fn unset(&mut self, name: &str) {
+        self.unset.push(name.to_owned());
+    }
+
     /// Notes what is left out.
     pub fn leave_out(&mut self, what: impl Into<String>, why: impl Into<String>, because: &Because) {
         let left_out = LeftOut { what: what.into(), why: why.into(), because: because.clone() };
@@ -112,6 +119,7 @@ impl Injection {
     pub fn extend(&mut self, other: Self) {
         self.items.extend(other.items);
         self.variables.extend(other.variables);
+        self.unset.extend(other.unset);
         self.left_out.extend(other.left_out);
         self.warnings.extend(other.warnings);
     }

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod inject;
 pub mod libraries;
 pub mod mounts;
+pub mod mpi;
 mod names;
 pub mod namespaces;
 pub mod overlay;
@@ -510,8 +511,8 @@ fn decide_with(
 }
 
 /// What of the host the features that are asked for bring in.
-fn bring_in(_request: &Request<'_>, _host: &Host, _config: &Config, _image: &Tree) -> Result<Injection> {
-    Ok(Injection::default())
+fn bring_in(request: &Request<'_>, host: &Host, config: &Config, image: &Tree) -> Result<Injection> {
+    mpi::plan_mpi(request, host, config, image)
 }
 
 /// The flags, with those of the environment that `--containall` and `--compat` stand for.
