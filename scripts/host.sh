@@ -67,7 +67,6 @@ as_user() {
 #   image   mmdebstrap and the keys to make a Debian root file system
 #   test    what the tests and the interchange run beside skiff
 #   client  what workflow managers are installed with
-#   mpi     Open MPI and MPICH, with their compilers
 packages() {
   local group list=() wanted=() name
   if command -v apt-get >/dev/null; then
@@ -77,7 +76,6 @@ packages() {
         image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
         test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap) ;;
         client) list+=(python3 python3-venv) ;;
-        mpi) list+=(openmpi-bin libopenmpi-dev mpich libmpich-dev) ;;
       esac
     done
     for name in "${list[@]}"; do
@@ -97,7 +95,6 @@ packages() {
         image) list+=(mmdebstrap debian-keyring shadow-utils util-linux python3) ;;
         test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static musl-gcc python3 strace bubblewrap) ;;
         client) list+=(python3 python3-pip) ;;
-        mpi) list+=(openmpi-devel mpich-devel) ;;
       esac
     done
     for name in "${list[@]}"; do

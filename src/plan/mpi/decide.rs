@@ -102,9 +102,10 @@ pub fn decide(host: &OnHost, image: &InImage, places: (&Place<'_>, &Place<'_>)) 
     Ok(verdict)
 }
 
-/// Functions of the C interface, without the profiling twins and the extensions, which only who uses them needs.
+/// Functions of the C interface. The profiling twins, extensions and predefined objects, some of which are for the
+/// library's own use, are needed by who uses them.
 fn is_c_interface(name: &str) -> bool {
-    name.starts_with("MPI_") || name.starts_with("ompi_mpi_")
+    name.starts_with("MPI_")
 }
 
 /// The family of the library that the image has by a name.

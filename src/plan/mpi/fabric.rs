@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::bring::Taken;
 use super::decide::{Verdict, refused};
 use crate::elf::Place;
+use crate::elf::check::missing_versions;
 use crate::error::Result;
 use crate::host::Host;
 use crate::plan::Because;
@@ -28,12 +29,12 @@ pub fn bring_libfabric<'h>(
     let Some(like) = of_image.library("/bin/sh".as_ref())?.map(|shell| shell.elf.platform) else {
         return nothing("the image has no /bin/sh to tell its processor by", "use an image with a shell");
     };
-    if of_image.find(NAME, like, None)?.is_none() {
+    let Some(own) = of_image.find(NAME, like, None)? else {
         return nothing(
             "the image has no libfabric.so.1, so its MPI does not use it",
             "--mpi brings in the host's MPI instead, with all that it needs",
         );
-    }
+    };
     let library = of_host.find(NAME, like, None)?;
     let named = host.variable("FI_PROVIDER_PATH").map_or(Vec::new(), directories);
     let beside = library.iter().filter_map(|library| Some(library.real.parent()?.join("libfabric")));
@@ -52,6 +53,14 @@ pub fn bring_libfabric<'h>(
     let Some(library) = library else {
         return nothing("the host has no libfabric.so.1", "load the module of the host's libfabric first");
     };
+    let lacks = missing_versions(&own.elf.defines, &library.elf);
+    if let Some(version) = lacks.last() {
+        let why = format!("the host's libfabric.so.1 is older than the image's: it has no {version}");
+        return nothing(
+            &why,
+            "use an image with an older libfabric, or a newer one of the host (LD_LIBRARY_PATH)",
+        );
+    }
     let starts = [library];
     taken.take_named(NAME, &starts[0])?;
     let core = taken.take_needs(&starts)?;

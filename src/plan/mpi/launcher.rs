@@ -86,8 +86,7 @@ pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree) -> Result<
     let place = image_place(image, &host.machine)?;
     let found = find::image_mpis(&place, image, program, host)?;
     let used: Vec<Mpi> = match &found.needs {
-        // A program that is known not to be one of MPI is none of our business.
-        None if found.program.is_none() && program.is_some() => Vec::new(),
+        // A script, or a program that starts another: any of the image's.
         None => found.mpis,
         Some(name) => {
             let family = find::family_of_name(name);

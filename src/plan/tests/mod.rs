@@ -14,6 +14,7 @@ mod apps;
 mod environment;
 mod golden;
 mod inject;
+mod mpi;
 
 /// A host and an image, each a directory. Entries: `a/` a directory, `a -> b` a link, `a = text` a file,
 /// `a` an empty file.
