@@ -20,9 +20,10 @@ debian_mirror() {
   fi
 }
 
-# debian_root DIR PACKAGES: a Debian trixie root file system, minimal but for PACKAGES (comma separated).
+# debian_root DIR PACKAGES SUITE: a Debian root file system, of trixie unless said, minimal but for PACKAGES (comma
+# separated).
 debian_root() {
-  local target=$1 packages=${2-} mirror
+  local target=$1 packages=${2-} suite=${3-trixie} mirror
   mirror=$(debian_mirror)
   # A mirror may be a snapshot whose Release file has run out.
   local options=(--variant=minbase --aptopt='Acquire::Check-Valid-Until "false"')
@@ -30,8 +31,8 @@ debian_root() {
   [ "$(id -u)" = 0 ] || options+=(--mode=unshare)
   # Without a mirror, mmdebstrap takes Debian's own.
   local sources=()
-  [ -z "$mirror" ] || sources=("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main")
-  mmdebstrap "${options[@]}" trixie "$target" "${sources[@]}"
+  [ -z "$mirror" ] || sources=("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main")
+  mmdebstrap "${options[@]}" "$suite" "$target" "${sources[@]}"
 }
 
 # The name of the ordinary user to test and measure as: the caller when not root, else SKIFF_USER, else the

@@ -6,6 +6,7 @@
 //!   - /scratch
 //!   - /opt/site/licenses:/licenses:ro
 //! linger: 30000            # milliseconds that an image server waits for another container
+//! mpi: /opt/site/openmpi   # the host's MPI that --mpi brings in, unless it names another
 //! ```
 //!
 //! An unknown key is an error with file and line: a setting that does nothing is worse than none.
@@ -30,6 +31,8 @@ pub struct Config {
     pub bind: Vec<String>,
     /// How long an image server waits for another container, in milliseconds.
     pub linger_ms: Option<u64>,
+    /// The host's MPI that `--mpi` without a path brings in.
+    pub mpi: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -38,6 +41,7 @@ struct File {
     #[serde(default)]
     bind: Vec<String>,
     linger: Option<u64>,
+    mpi: Option<PathBuf>,
 }
 
 impl Config {
@@ -70,7 +74,11 @@ impl Config {
         };
         // An empty file, or one of comments alone, is a null document.
         let file: Option<File> = serde_yaml::from_str(&text).tried(tried)?;
-        let File { bind, linger } = file.unwrap_or_default();
+        let File { bind, linger, mpi } = file.unwrap_or_default();
+        if let Some(relative) = mpi.as_deref().filter(|path| !path.is_absolute()) {
+            return Err(Error::usage(tried()).because(format!("mpi: {relative:?} is not an absolute path")));
+        }
+        self.mpi = mpi.or(self.mpi.take());
         self.bind.extend(bind);
         self.linger_ms = linger.or(self.linger_ms);
         Ok(())
@@ -121,7 +129,14 @@ mod tests {
     #[test]
     fn the_user_adds_binds_and_replaces_the_rest() {
         let config = load(Some("bind: [/a]\nlinger: 5\n"), Some("bind:\n  - /b:/c:ro\nlinger: 0\n")).unwrap();
-        assert_eq!(config, Config { bind: vec!["/a".into(), "/b:/c:ro".into()], linger_ms: Some(0) });
+        assert_eq!(
+            config,
+            Config { bind: vec!["/a".into(), "/b:/c:ro".into()], linger_ms: Some(0), mpi: None }
+        );
+        let mpi = |site, user| load(site, user).map(|config| config.mpi.unwrap().display().to_string());
+        assert_eq!(mpi(Some("mpi: /a"), Some("mpi: /b")).unwrap(), "/b");
+        assert_eq!(mpi(Some("mpi: /a"), None).unwrap(), "/a");
+        assert!(mpi(Some("mpi: a"), None).unwrap_err().to_string().ends_with("is not an absolute path"));
         assert_eq!(load(Some("linger: 5"), Some("bind: []")).unwrap().linger_ms, Some(5));
     }
 

@@ -10,6 +10,7 @@
 //! build.rs   build; in build_other.rs the flags that are answered in a sentence
 //! inspect.rs inspect, run-help
 //! cache.rs   cache list, clean
+//! mpi.rs     mpi
 //! sbom.rs    sbom
 //! sif.rs     sif list, header, info, dump
 //! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
@@ -25,6 +26,7 @@ pub mod elsewhere;
 pub mod files;
 pub mod inspect;
 pub mod lazy;
+pub mod mpi;
 pub mod namespaces;
 pub mod other;
 pub mod run;
@@ -184,6 +186,9 @@ pub enum Verb {
     /// List the software in an image as SPDX
     #[command(after_long_help = sbom::EXAMPLES)]
     Sbom(Lazy<sbom::SbomArgs>),
+    /// Explain which MPI the host and an image have, and whether --mpi works
+    #[command(after_long_help = mpi::EXAMPLES)]
+    Mpi(Lazy<mpi::MpiArgs>),
     /// Say what this machine allows, and what mends the rest
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),

@@ -180,6 +180,18 @@ pub struct ContainerFlags {
     /// Use this app of the image: its environment, runscript and test (those that an image has: skiff inspect --list-apps)
     #[arg(long, value_name = "NAME", help_heading = "Environment")]
     pub app: Option<OsString>,
+    /// Use the host's MPI in place of the image's: the one found, that of a prefix, an mpirun or a library, or only
+    /// the network (libfabric); "skiff mpi IMAGE" explains it
+    #[arg(
+        long,
+        value_name = "PATH|libfabric",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        value_parser = clap::builder::OsStringValueParser::new(),
+        help_heading = "Cluster"
+    )]
+    pub mpi: Option<OsString>,
     /// Print what would be done, and why, instead of doing it
     #[arg(long, help_heading = "Plan")]
     pub dry_run: bool,

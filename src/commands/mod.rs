@@ -14,6 +14,7 @@ pub mod docs;
 pub mod doctor;
 pub mod exec;
 pub mod inspect;
+pub mod mpi;
 pub mod obtain;
 pub mod sbom;
 pub mod sif;
@@ -85,6 +86,7 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::Cache(args) => cache::run(args, global),
         Verb::Sif(args) => sif::run(args),
         Verb::Sbom(args) => sbom::run(args, global),
+        Verb::Mpi(args) => mpi::run(args),
         Verb::Doctor(args) => doctor::run(args, global),
         Verb::Completions(args) => docs::completions(args),
         Verb::Docs(args) => docs::run(args),

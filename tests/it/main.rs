@@ -19,6 +19,7 @@ mod hosts;
 mod inspect;
 mod layering;
 mod leaving;
+mod mpi;
 mod needs;
 mod old_kernels;
 mod pack;

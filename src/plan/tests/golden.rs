@@ -83,6 +83,7 @@ const CASES: &[Case] = &[
     case("writable-tmpfs",     "exec --writable-tmpfs a.sif true"),
     case("overlay",            "exec --overlay /overlay a.sif true"),
     case("overlay-ro",         "exec --overlay /overlay/lower:ro --overlay /overlay a.sif true"),
+    case("mpi",                "exec --mpi --contain a.sif true"),
     case("writable",           "exec --writable sandbox true"),
     case("made-on-host",       "exec --bind /data/in:/tmp/job/in,/data/file:/home/ada/new/file --scratch /tmp/fast a.sif true"),
     case("dns",                "exec --dns 192.0.2.1,2001:db8::1 a.sif true"),
@@ -123,6 +124,9 @@ const NO_GOLDEN: [&str; 2] = ["dry-run", "json"];
 fn golden_world(case: &Case) -> World {
     let mut world = world(GOLDEN_HOST, GOLDEN_IMAGE);
     world.host = world.host.with_environment(case.variables);
+    if case.line.contains("--mpi") {
+        world = mpi::with_open_mpi(world);
+    }
     if case.subordinate {
         let ranges = |first| vec![IdRange { first, count: 65_536 }, IdRange { first: 500_000, count: 10 }];
         let (newuidmap, newgidmap) = ("/usr/bin/newuidmap".into(), "/usr/bin/newgidmap".into());

@@ -1,0 +1,158 @@
+//! What the variables of a launcher tell, and what is sure to go wrong with it.
+//!
+//! ```text
+//! mpirun of Open MPI 4 (ORTE)    PMIX_NAMESPACE, PMIX_RANK, OMPI_COMM_WORLD_SIZE, OMPI_MCA_orte_*     PMIx
+//! mpirun of Open MPI 5 (PRRTE)   the same, PRTE_LAUNCHED                                             PMIx
+//! mpirun of MPICH (Hydra)        PMI_FD, PMI_RANK, PMI_SIZE                                          PMI
+//! srun --mpi=pmi2                PMI_FD or PMI_JOBID, PMI_RANK, PMI_SIZE                             PMI
+//! srun --mpi=pmix                PMIX_NAMESPACE, PMIX_RANK, SLURM_*                                  PMIx
+//! ```
+//!
+//! A library that does not know what its launcher speaks starts as a job of one rank: N programs all of which are rank 0,
+//! each computing everything. That is the error worth a sentence before it costs a night.
+
+use std::path::Path;
+
+use super::find;
+use super::library::{Family, Mpi, major};
+use crate::error::Result;
+use crate::host::Host;
+use crate::image::Tree;
+use crate::plan::Because;
+use crate::plan::inject::Injection;
+use crate::plan::libraries::image_place;
+
+/// Variables that name directories of the host's MPI. An image's own looks for its plugins there, and finds none, or
+/// those of another version.
+const PATHS_OF_THE_HOST: &[&str] = &[
+    "OPAL_PREFIX",
+    "PMIX_INSTALL_PREFIX",
+    "PMIX_PREFIX",
+    "PRTE_PREFIX",
+    "OMPI_MCA_mca_base_component_path",
+    "PMIX_MCA_mca_base_component_path",
+    "PRTE_MCA_mca_base_component_path",
+];
+
+/// Whose launcher has started this process, where it says so.
+pub fn family(host: &Host) -> Option<Family> {
+    let set = |name: &str| host.variable(name).is_some_and(|value| !value.is_empty());
+    if set("OMPI_COMM_WORLD_SIZE") {
+        Some(Family::OpenMpi)
+    } else if set("HYDI_CONTROL_FD") || set("PMI_FD") && set("MPI_LOCALNRANKS") {
+        Some(Family::Mpich)
+    } else {
+        None
+    }
+}
+
+/// How many ranks the launcher has started.
+fn ranks(host: &Host) -> u64 {
+    let names = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS"];
+    let number = |name: &&str| host.variable(name)?.to_str()?.parse().ok();
+    names.iter().find_map(number).unwrap_or(1)
+}
+
+/// How many of them are on this machine.
+fn local_ranks(host: &Host) -> u64 {
+    let names = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
+    let number = |name: &&str| host.variable(name)?.to_str()?.parse().ok();
+    names.iter().find_map(number).unwrap_or_else(|| ranks(host))
+}
+
+/// What a container without `--mpi` is told when a launcher has started it: variables that name the host's MPI stay
+/// out, and what will go wrong is said. Nothing is read when no launcher did.
+///
+/// # Errors
+/// A file of the image cannot be read.
+pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree) -> Result<Injection> {
+    let mut injection = Injection::default();
+    for name in PATHS_OF_THE_HOST {
+        if host.variable(name).is_some() {
+            injection.unset(name);
+            let because = Because::Default("the host's MPI stays outside");
+            injection.leave_out(
+                format!("variable {name}"),
+                "it names a directory of the host's MPI",
+                &because,
+            );
+        }
+    }
+    if ranks(host) < 2 {
+        return Ok(injection);
+    }
+    let munge =
+        host.variable("PMIX_SECURITY_MODE").is_some_and(|mode| mode.as_encoded_bytes().starts_with(b"munge"));
+    let place = image_place(image, &host.machine)?;
+    let found = find::image_mpis(&place, image, program, host)?;
+    let used: Vec<Mpi> = match &found.needs {
+        // A script, or a program that starts another: any of the image's.
+        None => found.mpis,
+        Some(name) => {
+            let family = find::family_of_name(name);
+            found.mpis.into_iter().filter(|mpi| Some(mpi.family) == family).collect()
+        }
+    };
+    injection.warnings = warnings(host, &used, None);
+    if let (true, Some(mpi)) = (munge, used.first())
+        && mpi.family == Family::OpenMpi
+        && place.find("libmunge.so.2", mpi.library.elf.platform, None)?.is_none()
+    {
+        let text = "the launcher's PMIx asks for munge, and the image has no libmunge.so.2: ranks would not reach it; install \
+                    libmunge2 in the image, or try --env PMIX_MCA_psec=native";
+        injection.warnings.push(text.to_owned());
+    }
+    Ok(injection)
+}
+
+/// What a container of its own costs several ranks: each has a /dev/shm of its own, and shared memory is what they talk by.
+pub fn warn_of_contained_memory(host: &Host, contain: Option<&Because>, injection: &mut Injection) {
+    let Some(because) = contain else { return };
+    if local_ranks(host) > 1 {
+        injection.warnings.push(format!(
+            "{} ranks of this machine do not share memory: each has a /dev/shm of its own ({}); add --bind /dev/shm",
+            local_ranks(host),
+            because.origin()
+        ));
+    }
+}
+
+/// What is sure to go wrong. `image` are the MPIs that the program may use; `bound` takes their place.
+pub fn warnings(host: &Host, image: &[Mpi], bound: Option<&Mpi>) -> Vec<String> {
+    let mut out = Vec::new();
+    let ranks = ranks(host);
+    let used: Vec<&Mpi> = bound.map_or_else(|| image.iter().collect(), |mpi| vec![mpi]);
+    let (Some(first), true) = (used.first(), ranks > 1) else { return out };
+    let set = |name: &str| host.variable(name).is_some_and(|value| !value.is_empty());
+    let (pmix, pmi) = (set("PMIX_NAMESPACE"), set("PMI_FD") || set("PMI_RANK") || set("PMI_JOBID"));
+    let alone = format!("each of the {ranks} ranks would be rank 0 of 1");
+    let all = |family: Family| used.iter().all(|mpi| mpi.family == family);
+    if all(Family::OpenMpi) && pmi && !pmix {
+        out.push(format!(
+            "{alone}: the launcher offers PMI, and {first} wants PMIx; start with srun --mpi=pmix or the mpirun of Open MPI"
+        ));
+    } else if all(Family::Mpich) && pmix && !pmi {
+        out.push(format!(
+            "{alone}: the launcher offers PMIx, and {first} wants PMI; start with srun --mpi=pmi2 or the mpirun of MPICH"
+        ));
+    } else if all(Family::OpenMpi) && set("PRTE_LAUNCHED") && major(first).is_some_and(|major| major < 5) {
+        out.push(format!(
+            "{alone}: {first} does not know the launcher of Open MPI 5; start with srun --mpi=pmix, with the mpirun of \
+             Open MPI 4, or inside: skiff exec IMAGE mpirun -n {ranks} ..."
+        ));
+    }
+    if local_ranks(host) > 1 && yama(host) {
+        out.push(
+            "ranks cannot read each other's memory (kernel.yama.ptrace_scope is not 0), so large messages are copied twice; \
+             an administrator mends it: sysctl kernel.yama.ptrace_scope=0"
+                .to_owned(),
+        );
+    }
+    out
+}
+
+/// Whether Yama bars processes from each other's memory.
+fn yama(host: &Host) -> bool {
+    let scope = std::fs::read_to_string(host.real(Path::new("/proc/sys/kernel/yama/ptrace_scope")));
+    scope.is_ok_and(|scope| scope.trim() != "0")
+}
