@@ -15,6 +15,7 @@
 //! | how files of an image reach the kernel | [`serve`] |
 //! | SIF and SquashFS, reading | [`image`] |
 //! | SIF and SquashFS, writing | [`pack`] |
+//! | a library's needs, where the loader finds it | [`elf`] |
 //! | a system call | [`sys`] |
 //! | how errors are worded and what they exit with | [`error`] |
 //! | what to do about a host that forbids something | [`remedies`] |
@@ -22,6 +23,7 @@ pub mod build;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod elf;
 pub mod emulate;
 pub mod error;
 pub mod host;

@@ -21,6 +21,7 @@ pub mod calendar;
 pub mod layered;
 pub mod metadata;
 mod path;
+pub mod piece;
 pub mod sif;
 pub mod source;
 pub mod squashfs;

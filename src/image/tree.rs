@@ -128,6 +128,11 @@ impl Directory {
         Ok((FileType::from_raw_mode(status.st_mode) == wanted).then_some((found, opened)))
     }
 
+    /// The regular file that `path` leads to, open, and where it is.
+    pub(super) fn open_file(&self, path: &Path) -> Result<Option<(PathBuf, File)>> {
+        Ok(self.reopen(path, FileType::RegularFile)?.map(|(found, file)| (found, File::from(file))))
+    }
+
     fn list(&self, path: &Path) -> Result<Vec<OsString>> {
         let Some((found, dir)) = self.reopen(path, FileType::Directory)? else {
             return Err(not_listable(path));

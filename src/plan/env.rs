@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use super::asked::texts;
 use super::env_file;
+use super::inject::{Injection, LIBRARIES};
 use super::shell::{Files, MAX_SCRIPT_BYTES, Shell, Unsupported, is_name};
 use super::sourced;
 use super::target::View;
@@ -34,8 +35,6 @@ use crate::host::{FAMILIES, Host, is_on};
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where the image's scripts are.
 const SCRIPTS: &str = "/.singularity.d/env";
-/// Where a container of skiff puts libraries of the host; images look there last.
-const LIBRARIES: &str = "/.singularity.d/libs";
 /// What images before 2.3 have in place of the scripts.
 const OLD_SCRIPT: &str = "/environment";
 /// The script after which the overrides count.
@@ -71,6 +70,8 @@ pub struct Facts<'a> {
     pub program: &'a OsStr,
     /// The app of the image.
     pub app: Option<&'a OsStr>,
+    /// What features bring in.
+    pub injection: &'a Injection,
 }
 
 /// The environment, and what has to be put before the program to get it.
@@ -125,11 +126,14 @@ pub fn compose(
     let mut start = vec![(b"HOME".to_vec(), bytes(facts.home)), (b"PWD".to_vec(), bytes(facts.cwd))];
     let early = |name: &[u8]| EARLY.iter().any(|early| name.ends_with(early.as_bytes()));
     start.extend(names.iter().filter(|(name, _)| early(name)).cloned());
+    let scripts = scripts(view)?;
+    let mut overrides = overrides(request, host)?;
+    add_injected(&mut overrides, facts.injection, &scripts, !literal);
     let ingredients = Ingredients {
         start,
         names,
-        scripts: scripts(view)?,
-        overrides: overrides(request, host)?,
+        scripts,
+        overrides,
         evaluate: !literal,
         host: host_variables(request, host),
         prompt: (request.action == Action::Shell).then(|| prompt(request)),
@@ -406,6 +410,30 @@ fn overrides(request: &Request<'_>, host: &Host) -> Result<Vec<Override>> {
             Override { name, value }
         })
         .collect())
+}
+
+/// The variables of features, where the caller has not given them; and the directory of the host's libraries on the
+/// search path, where the image's scripts do not put it there.
+fn add_injected(
+    overrides: &mut Vec<Override>,
+    injection: &Injection,
+    scripts: &[(PathBuf, Vec<u8>)],
+    evaluated: bool,
+) {
+    for injected in injection.overrides(evaluated) {
+        if !overrides.iter().any(|given| given.name == injected.name) {
+            overrides.push(injected);
+        }
+    }
+    let mentions = |text: &[u8]| text.windows(LIBRARIES.len()).any(|part| part == LIBRARIES.as_bytes());
+    if !injection.has_libraries() || scripts.iter().any(|(_, text)| mentions(text)) {
+        return;
+    }
+    let append = b"APPEND_LD_LIBRARY_PATH".as_slice();
+    match overrides.iter_mut().find(|given| given.name == append) {
+        Some(given) => given.value.extend([b":", LIBRARIES.as_bytes()].concat()),
+        None => overrides.push(Override { name: append.to_vec(), value: LIBRARIES.into() }),
+    }
 }
 
 /// `NAME=VALUE`, or several with commas between; a comma that no `NAME=` follows is part of the value.

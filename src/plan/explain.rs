@@ -79,6 +79,12 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
     for point in &plan.mount_points {
         writeln!(out, "  {:04o} {:<9} {}", point.mode, kind_name(point.kind), point.path.0.display())?;
     }
+    if !plan.left_out.is_empty() {
+        writeln!(out, "left out")?;
+    }
+    for left_out in &plan.left_out {
+        writeln!(out, "  {}: {} ({})", left_out.what, left_out.why, left_out.because.origin())?;
+    }
     writeln!(out, "environment")?;
     for (name, value) in &plan.process.env {
         writeln!(out, "  {}={}", name.to_string_lossy(), quoted(value))?;

@@ -15,6 +15,8 @@ pub mod env_file;
 pub mod explain;
 pub mod home;
 pub mod ids;
+pub mod inject;
+pub mod libraries;
 pub mod mounts;
 mod names;
 pub mod namespaces;
@@ -31,6 +33,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use self::asked::Asked;
+use self::inject::{Injection, LeftOut};
 use crate::cli::run::ContainerFlags;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -77,6 +80,9 @@ pub struct RunPlan {
     pub process: Process,
     /// How the image is served.
     pub serve: ServeOptions,
+    /// What of the host could have been brought in and is not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// What the caller should be told before the start.
     pub warnings: Vec<String>,
 }
@@ -433,6 +439,18 @@ pub fn has_test(request: &Request<'_>, host: &Host, image: &Tree) -> bool {
 /// Decides a container run.
 pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree) -> Result<RunPlan> {
     process::check_machine(request, host)?;
+    let injection = bring_in(request, host, config, image)?;
+    decide_with(request, host, config, image, &injection)
+}
+
+/// Decides a container run, given what features bring in.
+fn decide_with(
+    request: &Request<'_>,
+    host: &Host,
+    config: &Config,
+    image: &Tree,
+    injection: &Injection,
+) -> Result<RunPlan> {
     let Serving { root, ids, one_id_because, serve } = decide_serving(request, host, config)?;
     let mut warnings = answers::answer(&request.flags.other, host)?;
     let asked = asked::read(request.flags, host);
@@ -440,7 +458,10 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
     let layers = overlay::plan_layers(&asked, request, host)?;
     let caller = ids::Caller::inside(&ids, &home, host);
     let mut view = target::View::new(host, image);
-    let given = mounts::Circumstances { asked: &asked, home: &home, caller: &caller, layers: &layers };
+    let Injection { left_out, warnings: of_injection, .. } = injection;
+    warnings.extend(of_injection.iter().cloned());
+    let given =
+        mounts::Circumstances { asked: &asked, home: &home, caller: &caller, layers: &layers, injection };
     let mounts = mounts::plan_mounts(request, config, &given, host, &mut view)?;
     warnings.extend(mounts.warnings);
     let cwd = process::working_directories(request, host, &home.target, &mut view)?;
@@ -452,6 +473,7 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
         asked: &mounts.asked,
         program: argv.first().map_or("".as_ref(), |word| word),
         app,
+        injection,
     };
     let flags = with_implied(request.flags, &asked);
     let request = &Request { flags: &flags, root: request.root.clone(), ..*request };
@@ -482,8 +504,14 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
         ids,
         one_id_because,
         serve,
+        left_out: left_out.clone(),
         warnings,
     })
+}
+
+/// What of the host the features that are asked for bring in.
+fn bring_in(_request: &Request<'_>, _host: &Host, _config: &Config, _image: &Tree) -> Result<Injection> {
+    Ok(Injection::default())
 }
 
 /// The flags, with those of the environment that `--containall` and `--compat` stand for.

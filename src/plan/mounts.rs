@@ -4,7 +4,7 @@
 //! 1  DEFAULT_MOUNTS, in order        what is missing on the host, or already shown by an earlier row
 //!                                    (home inside /tmp, working directory inside home), is left out;
 //!                                    --contain puts something empty in the place of some (contain.rs)
-//! 2  --scratch
+//! 2  --scratch, then what features bring in (inject.rs)
 //! 3  binds: configuration, variables, flags   parents before children; on one target the last one wins,
 //!                                    and mounts of 1 and 2 at or below it go, since it was meant
 //! 4  mount points                    what the image lacks for these, in one overlay
@@ -18,6 +18,7 @@ use super::asked::{Asked, container_path, host_path};
 use super::bind::{Bind, MAKE_IT, NO_SOURCE, parse_binds, parse_mounts};
 use super::home::Home;
 use super::ids::Caller;
+use super::inject::Injection;
 use super::namespaces;
 use super::overlay::Layers;
 use super::target::{From, Spot, View, refused, tidy};
@@ -157,6 +158,8 @@ pub struct Circumstances<'a> {
     pub caller: &'a Caller,
     /// What is over the image.
     pub layers: &'a Layers,
+    /// What features bring in.
+    pub injection: &'a Injection,
 }
 
 /// Decides the mounts of a container.
@@ -167,7 +170,7 @@ pub fn plan_mounts(
     host: &Host,
     view: &mut View<'_>,
 ) -> Result<Mounts> {
-    let Circumstances { asked, home, caller, layers } = *given;
+    let Circumstances { asked, home, caller, layers, injection } = *given;
     let workdir = match &asked.workdir {
         Some((path, because)) => Some(existing_directory(path, host, because)?),
         None => None,
@@ -191,6 +194,7 @@ pub fn plan_mounts(
     chosen.add_hostname()?;
     chosen.add_message_queues()?;
     chosen.add_scratch()?;
+    chosen.add_injection(injection)?;
     let binds = requested_binds(request, host, config)?;
     let targets = chosen.add_binds(binds)?;
     let Chosen { view, covered, warnings, make, .. } = chosen;
@@ -288,6 +292,10 @@ pub(super) struct Chosen<'v, 'a> {
 }
 
 impl Chosen<'_, '_> {
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
     fn warn_of_what_has_no_effect(&mut self) {
         let known =
             |name: &PathBuf| name.is_absolute() || LEAVES_OUT.iter().any(|known| name == Path::new(known));

@@ -13,6 +13,7 @@ use crate::image::tree::Directory;
 mod apps;
 mod environment;
 mod golden;
+mod inject;
 
 /// A host and an image, each a directory. Entries: `a/` a directory, `a -> b` a link, `a = text` a file,
 /// `a` an empty file.
@@ -108,6 +109,18 @@ fn place() -> TempDir {
 
 impl World {
     fn plan(&self) -> Result<RunPlan> {
+        self.decided(decide)
+    }
+
+    /// The plan with what a feature brings in.
+    fn plan_with(&self, injection: &Injection) -> Result<RunPlan> {
+        self.decided(|request, host, config, tree| decide_with(request, host, config, tree, injection))
+    }
+
+    fn decided(
+        &self,
+        decide: impl Fn(&Request<'_>, &Host, &Config, &Tree) -> Result<RunPlan>,
+    ) -> Result<RunPlan> {
         let request = Request {
             action: self.action,
             flags: &self.flags,
