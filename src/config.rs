@@ -6,6 +6,7 @@
 //!   - /scratch
 //!   - /opt/site/licenses:/licenses:ro
 //! linger: 30000            # milliseconds that an image server waits for another container
+//! gpu: [nv]                # as if --nv were given with every container: of nv, rocm, intel, intel-hpu
 //! ```
 //!
 //! An unknown key is an error with file and line: a setting that does nothing is worse than none.
@@ -30,6 +31,8 @@ pub struct Config {
     pub bind: Vec<String>,
     /// How long an image server waits for another container, in milliseconds.
     pub linger_ms: Option<u64>,
+    /// Accelerators of every container: the flags' names.
+    pub gpu: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -38,6 +41,29 @@ struct File {
     #[serde(default)]
     bind: Vec<String>,
     linger: Option<u64>,
+    #[serde(default)]
+    gpu: Vec<Accelerator>,
+}
+
+/// Whose accelerators.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Accelerator {
+    Nv,
+    Rocm,
+    Intel,
+    IntelHpu,
+}
+
+impl Accelerator {
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Nv => "nv",
+            Self::Rocm => "rocm",
+            Self::Intel => "intel",
+            Self::IntelHpu => "intel-hpu",
+        }
+    }
 }
 
 impl Config {
@@ -70,7 +96,8 @@ impl Config {
         };
         // An empty file, or one of comments alone, is a null document.
         let file: Option<File> = serde_yaml::from_str(&text).tried(tried)?;
-        let File { bind, linger } = file.unwrap_or_default();
+        let File { bind, linger, gpu } = file.unwrap_or_default();
+        self.gpu.extend(gpu.into_iter().map(|whose| whose.flag().to_owned()));
         self.bind.extend(bind);
         self.linger_ms = linger.or(self.linger_ms);
         Ok(())
@@ -121,7 +148,11 @@ mod tests {
     #[test]
     fn the_user_adds_binds_and_replaces_the_rest() {
         let config = load(Some("bind: [/a]\nlinger: 5\n"), Some("bind:\n  - /b:/c:ro\nlinger: 0\n")).unwrap();
-        assert_eq!(config, Config { bind: vec!["/a".into(), "/b:/c:ro".into()], linger_ms: Some(0) });
+        let bind = vec!["/a".into(), "/b:/c:ro".into()];
+        assert_eq!(config, Config { bind, linger_ms: Some(0), gpu: vec![] });
+        let config = load(Some("gpu: [nv, intel-hpu]"), Some("gpu: [rocm]")).unwrap();
+        assert_eq!(config.gpu, ["nv", "intel-hpu", "rocm"]);
+        assert!(load(Some("gpu: [voodoo]"), None).unwrap_err().to_string().contains("voodoo"));
         assert_eq!(load(Some("linger: 5"), Some("bind: []")).unwrap().linger_ms, Some(5));
     }
 

@@ -213,6 +213,11 @@ impl Host {
         })
     }
 
+    /// The name of a group, by NSS.
+    pub fn name_of_group(gid: u32) -> Option<String> {
+        nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)).ok()?.map(|group| group.name)
+    }
+
     /// The path of our cgroup: of the unified tree, or of the first controller that is not at its root.
     pub fn cgroup(&self) -> &str {
         self.cgroup.get_or_init(|| {

@@ -13,6 +13,7 @@ mod contain;
 pub mod env;
 pub mod env_file;
 pub mod explain;
+pub mod gpu;
 pub mod home;
 pub mod ids;
 pub mod inject;
@@ -478,6 +479,10 @@ fn decide_with(
     let flags = with_implied(request.flags, &asked);
     let request = &Request { flags: &flags, root: request.root.clone(), ..*request };
     let env::Environment { variables: env, shell } = env::compose(request, host, &facts, &mut view)?;
+    if injection.has_libraries() {
+        let module = crate::host::gpu::nvidia_module(host);
+        warnings.extend(gpu::expect::requirement(&env, module.as_deref(), image));
+    }
     Ok(RunPlan {
         root,
         writes: layers.writes,
@@ -510,8 +515,8 @@ fn decide_with(
 }
 
 /// What of the host the features that are asked for bring in.
-fn bring_in(_request: &Request<'_>, _host: &Host, _config: &Config, _image: &Tree) -> Result<Injection> {
-    Ok(Injection::default())
+fn bring_in(request: &Request<'_>, host: &Host, config: &Config, image: &Tree) -> Result<Injection> {
+    gpu::bring_in(&request.flags.gpu, host, config, image)
 }
 
 /// The flags, with those of the environment that `--containall` and `--compat` stand for.

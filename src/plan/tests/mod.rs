@@ -13,6 +13,7 @@ use crate::image::tree::Directory;
 mod apps;
 mod environment;
 mod golden;
+mod gpu;
 mod inject;
 
 /// A host and an image, each a directory. Entries: `a/` a directory, `a -> b` a link, `a = text` a file,
