@@ -174,7 +174,7 @@ fn check_node(node: &DeviceNode) -> Result<(), Fault> {
     if node.major < 0 || node.minor < 0 {
         return within("its number is negative");
     }
-    if node.permissions != "none" && node.permissions.trim_matches(['r', 'w', 'm']) != "" {
+    if node.permissions != "none" && !node.permissions.trim_matches(['r', 'w', 'm']).is_empty() {
         return within(&format!("permissions {:?} are none of r, w, m", node.permissions));
     }
     Ok(())

@@ -209,8 +209,8 @@ impl<'a> Bringing<'a> {
             names.truncate(NAMED);
             let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
             self.injection.warnings.push(format!(
-                "{}{more} of the host are left out ({origin}): {why}; an image with a newer C library, or with \
-                 these libraries of its own, has them",
+                "left out of what the host has ({origin}): {}{more}, since {why}; an image with a newer C library, or \
+                 with these of its own, has them",
                 names.join(", ")
             ));
         }
