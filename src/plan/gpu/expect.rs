@@ -7,8 +7,10 @@ use super::super::Because;
 use super::asked::Set;
 use super::bringing::Bringing;
 use super::libraries::Found;
+use super::lists::List;
+use crate::error::Result;
 use crate::host::Host;
-use crate::host::gpu::{Denied, Gpus, denied};
+use crate::host::gpu::{Denied, Gpus, Vendor, denied};
 use crate::image::Tree;
 
 /// The CUDA that came with each branch of the driver: what its libcuda is able to do.
@@ -49,35 +51,56 @@ pub struct Seen<'s> {
 }
 
 impl Bringing<'_> {
-    /// Tells what will fail with a vendor's accelerators.
-    pub fn expect(&mut self, set: Set, because: &Because, seen: &Seen<'_>) {
-        let there = seen.gpus.has(set.vendor());
-        let told = match set {
-            Set::Nv => self.expect_nvidia(because, seen),
-            Set::Rocm if denied(self.host, Path::new("/dev/kfd")) == Some(Denied::Missing) => {
-                missing(because, "AMD GPU", "/dev/kfd is not there; is the module amdgpu loaded?")
+    /// That a host has nothing of a vendor's: then nothing is brought, not even what would come besides. What is said
+    /// of it; nothing where a configuration asks, which is written for many machines.
+    ///
+    /// # Errors
+    /// The host's libraries cannot be read.
+    pub fn absent(
+        &self,
+        set: Set,
+        list: &List,
+        because: &Because,
+        gpus: &Gpus,
+    ) -> Result<Option<Vec<String>>> {
+        let is_missing = |path: &str| denied(self.host, Path::new(path)) == Some(Denied::Missing);
+        let (absent, what, why) = match set {
+            Set::Nv => (
+                gpus.nvidia_module.is_none() && is_missing("/dev/nvidiactl") && !self.has_cuda(list)?,
+                "NVIDIA driver",
+                "neither /dev/nvidiactl nor libcuda.so.1 is there",
+            ),
+            Set::Rocm => {
+                (is_missing("/dev/kfd"), "AMD GPU", "/dev/kfd is not there; is the module amdgpu loaded?")
             }
-            Set::Rocm => self.openable(because, &[PathBuf::from("/dev/kfd")]),
-            Set::Intel if !there => missing(
-                because,
+            Set::Intel => (
+                !gpus.has(Vendor::Intel),
                 "Intel GPU",
                 "no /dev/dri/renderD* is Intel's; is the module i915 or xe loaded?",
             ),
-            Set::IntelHpu if !there && seen.devices.is_empty() => missing(
-                because,
+            Set::IntelHpu => (
+                !gpus.has(Vendor::Gaudi) && is_missing("/dev/accel/accel0") && is_missing("/dev/hl0"),
                 "Gaudi accelerator",
                 "there is no /dev/accel/accel0; is the module habanalabs loaded?",
             ),
+        };
+        Ok(match (absent, because) {
+            (false, _) => None,
+            (true, Because::Config) => Some(Vec::new()),
+            (true, _) => Some(vec![format!("this host has no {what} ({}): {why}", because.origin())]),
+        })
+    }
+
+    /// Tells what will fail with a vendor's accelerators.
+    pub fn expect(&mut self, set: Set, because: &Because, seen: &Seen<'_>) {
+        let told = match set {
+            Set::Nv => self.expect_nvidia(because, seen),
+            Set::Rocm => self.openable(because, &[PathBuf::from("/dev/kfd")]),
             Set::Intel | Set::IntelHpu => Vec::new(),
         };
         self.injection.warnings.extend(told);
-        let own: Vec<PathBuf> = seen
-            .gpus
-            .gpus
-            .iter()
-            .filter(|gpu| gpu.vendor == set.vendor())
-            .map(|gpu| gpu.device.clone())
-            .collect();
+        let of_vendor = seen.gpus.gpus.iter().filter(|gpu| gpu.vendor == set.vendor());
+        let own: Vec<PathBuf> = of_vendor.map(|gpu| gpu.device.clone()).collect();
         let told = self.openable(because, &own);
         self.injection.warnings.extend(told);
     }
@@ -91,9 +114,6 @@ impl Bringing<'_> {
         let module = gpus.nvidia_module.as_deref();
         let mut told = Vec::new();
         match (found.libraries > 0 || inherited, module.is_some() || has_node) {
-            (false, false) => {
-                return missing(because, "NVIDIA driver", "neither /dev/nvidiactl nor libcuda.so.1 is there");
-            }
             (false, true) => told.push(format!(
                 "the libraries of the host's NVIDIA driver are not found ({origin}): the loader's cache has no \
                  libcuda.so.1 for the image's processor; as root: ldconfig, or name their directory in /etc/skiff/gpu.yaml"
@@ -102,7 +122,7 @@ impl Bringing<'_> {
                 "the host has libraries of NVIDIA and no device ({origin}): /dev/nvidiactl is not there; as root: \
                  modprobe nvidia, nvidia-modprobe -u -c=0"
             )),
-            (true, true) => {}
+            (true, true) | (false, false) => {}
         }
         if let (Some(module), Some(version)) = (module, found.version.as_deref())
             && module != version
@@ -153,14 +173,6 @@ impl Bringing<'_> {
             ));
         }
         told
-    }
-}
-
-/// That there is nothing to bring. A configuration is written for many machines.
-fn missing(because: &Because, what: &str, why: &str) -> Vec<String> {
-    match because {
-        Because::Config => Vec::new(),
-        _ => vec![format!("this host has no {what} ({}): {why}", because.origin())],
     }
 }
 

@@ -107,6 +107,24 @@ impl Bringing<'_> {
         }
     }
 
+    /// Whether the host has libcuda, for whatever processor; or was given it, where it is a container itself.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn has_cuda(&self, list: &List) -> Result<bool> {
+        let named = list.directories.iter().map(String::as_str).chain([LIBRARIES]);
+        let mut named = named.map(|directory| Path::new(directory).join(CUDA));
+        if named.any(|path| self.host.look(&path).is_ok()) {
+            return Ok(true);
+        }
+        for platform in &self.platforms {
+            if self.hosts.find(CUDA, *platform, None)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Where the host's libraries are: what the list names, then the loader's, and what drivers put below those.
     fn directories(&self, list: &List) -> Vec<PathBuf> {
         let named = list.directories.iter().map(PathBuf::from);

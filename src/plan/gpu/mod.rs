@@ -55,6 +55,11 @@ pub fn bring_in(flags: &GpuFlags, host: &Host, config: &Config, image: &Tree) ->
     let gpus = Gpus::probe(host);
     for (set, because) in &asked.sets {
         let list = set.list(&lists);
+        if let Some(told) = bringing.absent(*set, list, because, &gpus)? {
+            bringing.injection.warnings.extend(told);
+            bringing.injection.keep.extend(list.variables.iter().cloned());
+            continue;
+        }
         let module = gpus.nvidia_module.as_deref().filter(|_| *set == Set::Nv);
         let found = bringing.add_libraries(list, module, because)?;
         bringing.add_programs(list, because)?;

@@ -24,6 +24,9 @@ fn a_host_without_a_driver_is_told_unless_a_configuration_asks() {
     for (text, start) in told.iter().zip(starts) {
         assert!(text.starts_with(start), "{text}");
     }
+    // A host with libraries that any desktop has is none with a driver.
+    put(all.host_files.path(), WIDE, "libGL.so.1", &library("libGL.so.1", OLD));
+    put(all.host_files.path(), WIDE, "libdrm.so.2", &library("libdrm.so.2", OLD));
     assert!(all.plan().is_ok() && all.brought().is_empty());
     let mut configured = bare();
     configured.config.gpu = vec!["nv".into(), "rocm".into()];

@@ -135,7 +135,17 @@ fn nvidia() -> World {
 /// Accelerators of all vendors for a made world, and an image that has not all that their libraries need.
 pub fn furnish(world: &World) {
     nvidia_host(world.host_files.path());
-    fill(world.host_files.path(), &["dev/kfd", "dev/accel/accel0", "dev/hl0", "run/nvidia-fabricmanager/"]);
+    fill(
+        world.host_files.path(),
+        &[
+            "dev/kfd",
+            "dev/dri/renderD129",
+            "sys/class/drm/renderD129/device/vendor = 0x8086",
+            "dev/accel/accel0",
+            "dev/hl0",
+            "run/nvidia-fabricmanager/",
+        ],
+    );
     fs::write(world.host_file("etc/cdi/nvidia.yaml"), CDI).unwrap();
     glibc(world.image_files.path(), GLIBC_231);
 }
