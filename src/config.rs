@@ -7,6 +7,7 @@
 //!   - /opt/site/licenses:/licenses:ro
 //! linger: 30000            # milliseconds that an image server waits for another container
 //! mpi: /opt/site/openmpi   # the host's MPI that --mpi brings in, unless it names another
+//! gpu: [nv]                # as if --nv were given with every container: of nv, rocm, intel, intel-hpu
 //! ```
 //!
 //! An unknown key is an error with file and line: a setting that does nothing is worse than none.
@@ -33,6 +34,8 @@ pub struct Config {
     pub linger_ms: Option<u64>,
     /// The host's MPI that `--mpi` without a path brings in.
     pub mpi: Option<PathBuf>,
+    /// Accelerators of every container: the flags' names.
+    pub gpu: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -42,6 +45,29 @@ struct File {
     bind: Vec<String>,
     linger: Option<u64>,
     mpi: Option<PathBuf>,
+    #[serde(default)]
+    gpu: Vec<Accelerator>,
+}
+
+/// Whose accelerators.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Accelerator {
+    Nv,
+    Rocm,
+    Intel,
+    IntelHpu,
+}
+
+impl Accelerator {
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Nv => "nv",
+            Self::Rocm => "rocm",
+            Self::Intel => "intel",
+            Self::IntelHpu => "intel-hpu",
+        }
+    }
 }
 
 impl Config {
@@ -74,11 +100,12 @@ impl Config {
         };
         // An empty file, or one of comments alone, is a null document.
         let file: Option<File> = serde_yaml::from_str(&text).tried(tried)?;
-        let File { bind, linger, mpi } = file.unwrap_or_default();
+        let File { bind, linger, mpi, gpu } = file.unwrap_or_default();
         if let Some(relative) = mpi.as_deref().filter(|path| !path.is_absolute()) {
             return Err(Error::usage(tried()).because(format!("mpi: {relative:?} is not an absolute path")));
         }
         self.mpi = mpi.or(self.mpi.take());
+        self.gpu.extend(gpu.into_iter().map(|whose| whose.flag().to_owned()));
         self.bind.extend(bind);
         self.linger_ms = linger.or(self.linger_ms);
         Ok(())
@@ -129,14 +156,15 @@ mod tests {
     #[test]
     fn the_user_adds_binds_and_replaces_the_rest() {
         let config = load(Some("bind: [/a]\nlinger: 5\n"), Some("bind:\n  - /b:/c:ro\nlinger: 0\n")).unwrap();
-        assert_eq!(
-            config,
-            Config { bind: vec!["/a".into(), "/b:/c:ro".into()], linger_ms: Some(0), mpi: None }
-        );
         let mpi = |site, user| load(site, user).map(|config| config.mpi.unwrap().display().to_string());
         assert_eq!(mpi(Some("mpi: /a"), Some("mpi: /b")).unwrap(), "/b");
         assert_eq!(mpi(Some("mpi: /a"), None).unwrap(), "/a");
         assert!(mpi(Some("mpi: a"), None).unwrap_err().to_string().ends_with("is not an absolute path"));
+        let bind = vec!["/a".into(), "/b:/c:ro".into()];
+        assert_eq!(config, Config { bind, linger_ms: Some(0), ..Config::default() });
+        let config = load(Some("gpu: [nv, intel-hpu]"), Some("gpu: [rocm]")).unwrap();
+        assert_eq!(config.gpu, ["nv", "intel-hpu", "rocm"]);
+        assert!(load(Some("gpu: [voodoo]"), None).unwrap_err().to_string().contains("voodoo"));
         assert_eq!(load(Some("linger: 5"), Some("bind: []")).unwrap().linger_ms, Some(5));
     }
 

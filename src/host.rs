@@ -8,6 +8,8 @@
 //! The host's files are looked at through [`Host::look`], below [`Host::root`]: `/` in life, a made-up
 //! host's directory in tests.
 
+pub mod cdi;
+pub mod gpu;
 pub mod subordinate;
 pub mod survey;
 pub mod trial;
@@ -209,6 +211,11 @@ impl Host {
                 })
                 .collect()
         })
+    }
+
+    /// The name of a group, by NSS.
+    pub fn name_of_group(gid: u32) -> Option<String> {
+        nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)).ok()?.map(|group| group.name)
     }
 
     /// The path of our cgroup: of the unified tree, or of the first controller that is not at its root.

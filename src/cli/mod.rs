@@ -7,6 +7,7 @@
 //! mod.rs     the verbs and the flags that every verb takes
 //! run.rs     exec, run, shell, test; in files.rs and namespaces.rs most of their flags, in other.rs those that
 //!            are answered in a sentence
+//! gpu.rs     the flags for accelerators; gpu
 //! build.rs   build; in build_other.rs the flags that are answered in a sentence
 //! inspect.rs inspect, run-help
 //! cache.rs   cache list, clean
@@ -24,6 +25,7 @@ pub mod cache;
 pub mod called;
 pub mod elsewhere;
 pub mod files;
+pub mod gpu;
 pub mod inspect;
 pub mod lazy;
 pub mod mpi;
@@ -189,6 +191,9 @@ pub enum Verb {
     /// Explain which MPI the host and an image have, and whether --mpi works
     #[command(after_long_help = mpi::EXAMPLES)]
     Mpi(Lazy<mpi::MpiArgs>),
+    /// Show the accelerators of this machine, and what a container would be given of them
+    #[command(after_long_help = gpu::EXAMPLES)]
+    Gpu(Lazy<gpu::GpuArgs>),
     /// Say what this machine allows, and what mends the rest
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
@@ -296,9 +301,9 @@ mod tests {
     fn flags_that_are_answered_are_known_and_others_are_not() {
         let parse = |words: &[&str]| Cli::of(&words.iter().map(OsString::from).collect::<Vec<_>>());
         let cli =
-            parse(&["skiff", "exec", "--nv", "--cpus", "2", "-c", "--nohttps", "a.sif", "ls", "--rocm"]);
+            parse(&["skiff", "exec", "--sharens", "--cpus", "2", "-c", "--nohttps", "a.sif", "ls", "--rocm"]);
         let Ok(Cli { verb: Verb::Exec(args), .. }) = cli else { panic!("{cli:?}") };
-        assert_eq!(args.container.other.given, ["no-https", "nv", "cpus"]);
+        assert_eq!(args.container.other.given, ["sharens", "no-https", "cpus"]);
         assert!(args.container.files.contain);
         assert_eq!(args.words.command, ["ls", "--rocm"]);
         assert_eq!(

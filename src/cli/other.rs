@@ -29,19 +29,12 @@ pub enum Answer {
     NoEffect(&'static str),
     /// An error: it comes later, and this is what to use instead.
     Later(&'static str),
-    /// A warning where the host has none of these device files (then there is nothing to bring in), else an error.
-    Devices(&'static [&'static str], &'static str),
 }
 
 const LOCAL: &str = "the image is a local file";
 const LIMITS: &str = "limits are those of the job; outside a batch system: systemd-run --user --scope -p MemoryMax=4G -p CPUQuota=200% skiff exec ...";
 const DECRYPT: &str =
     "encrypted images cannot be run yet; decrypt it into a plain image with the tool that made it";
-const DEVICES: &str = "devices are there without it unless --contain is given; bring the driver's libraries in with --bind and name their directory in --env LD_LIBRARY_PATH=...";
-const NVIDIA: &[&str] = &["/dev/nvidiactl", "/dev/nvidia0"];
-const AMD: &[&str] = &["/dev/kfd"];
-const GAUDI: &[&str] = &["/dev/accel/accel0", "/dev/hl0"];
-
 const fn switch(name: &'static str, keys: &'static [&'static str], answer: Answer) -> Other {
     Other { name, alias: "", takes_value: false, keys, answer }
 }
@@ -55,8 +48,6 @@ const fn value(name: &'static str, keys: &'static [&'static str], answer: Answer
 pub const OTHERS: &[Other] = &[
     switch("sharens",                 &["SHARENS"],                 Answer::Already),
     switch("underlay",                &["UNDERLAY"],                Answer::Already),
-    switch("no-nv",                   &["NV_OFF", "NO_NV"],         Answer::Already),
-    switch("no-rocm",                 &["ROCM_OFF", "NO_ROCM"],     Answer::Already),
     switch("ignore-fakeroot-command", &["IGNORE_FAKEROOT_COMMAND"], Answer::Already),
     value ("runscript-timeout",       &["RUNSCRIPT_TIMEOUT"],       Answer::Already),
 
@@ -69,15 +60,6 @@ pub const OTHERS: &[Other] = &[
     value ("docker-username", &[],                Answer::NoEffect(LOCAL)),
     value ("docker-password", &[],                Answer::NoEffect(LOCAL)),
     value ("tmpdir",          &[],                Answer::NoEffect("images are unpacked only where FUSE is missing, below SKIFF_TMPDIR")),
-
-    switch("nv",          &["NV"],          Answer::Devices(NVIDIA, DEVICES)),
-    switch("nvccli",      &["NVCCLI"],      Answer::Devices(NVIDIA, DEVICES)),
-    switch("rocm",        &["ROCM"],        Answer::Devices(AMD, DEVICES)),
-    switch("intel-hpu",   &["INTEL_HPU"],   Answer::Devices(GAUDI, DEVICES)),
-    switch("compat32",    &["COMPAT32"],    Answer::Later(DEVICES)),
-    value ("containlibs", &["CONTAINLIBS"], Answer::Later("use --bind LIBRARY:/.singularity.d/libs/LIBRARY")),
-    value ("device",      &[],              Answer::Later(DEVICES)),
-    value ("cdi-dirs",    &[],              Answer::Later(DEVICES)),
 
     value ("apply-cgroups",       &["APPLY_CGROUPS"],       Answer::Later(LIMITS)),
     value ("blkio-weight",        &["BLKIO_WEIGHT"],        Answer::Later(LIMITS)),

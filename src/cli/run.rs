@@ -7,6 +7,7 @@ use clap::builder::Resettable;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 
 use super::files::{FileFlags, path_or_nothing};
+use super::gpu::GpuFlags;
 use super::namespaces::NamespaceFlags;
 use super::other::OtherFlags;
 
@@ -159,6 +160,9 @@ pub struct ContainerFlags {
     /// Processes, network, identity, privileges.
     #[command(flatten)]
     pub namespaces: NamespaceFlags,
+    /// Accelerators.
+    #[command(flatten)]
+    pub gpu: GpuFlags,
     /// Flags that are answered in a sentence.
     #[command(flatten)]
     pub other: OtherFlags,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! argv -> cli::called -> cli::Cli
-//!     -> exec | run | shell | test | inspect | build | cache | sif | sbom | doctor | completions | docs -> exit status
+//!     -> exec | run | shell | test | inspect | build | cache | sif | sbom | gpu | doctor | completions | docs -> exit status
 //! ```
 //!
 //! Exit status: the program's own for `exec`, `run`, `shell` and `test`; else 0, 255 for every failure of
@@ -13,6 +13,7 @@ pub mod cache;
 pub mod docs;
 pub mod doctor;
 pub mod exec;
+pub mod gpu;
 pub mod inspect;
 pub mod mpi;
 pub mod obtain;
@@ -87,6 +88,7 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::Sif(args) => sif::run(args),
         Verb::Sbom(args) => sbom::run(args, global),
         Verb::Mpi(args) => mpi::run(args),
+        Verb::Gpu(args) => gpu::run(args, global),
         Verb::Doctor(args) => doctor::run(args, global),
         Verb::Completions(args) => docs::completions(args),
         Verb::Docs(args) => docs::run(args),

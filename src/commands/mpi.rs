@@ -102,6 +102,7 @@ fn target(item: &Item) -> String {
         Place::Over(path) => format!("over {}", path.display()),
         Place::Same => "same path".to_owned(),
         Place::Device => "same path, with --contain".to_owned(),
+        Place::At(path) | Place::Written(path) | Place::DeviceAt(path) => path.display().to_string(),
     }
 }
 

@@ -1,7 +1,5 @@
 //! What flags are told that skiff does not have, or has no need of.
 
-use std::path::Path;
-
 use super::Because;
 use super::asked::switch;
 use crate::cli::other::{Answer, OTHERS, OtherFlags};
@@ -27,13 +25,6 @@ pub fn answer(flags: &OtherFlags, host: &Host) -> Result<Vec<String>> {
             Answer::NoEffect(why) => warnings.push(format!("{origin} has no effect: {why}")),
             Answer::Later(instead) => {
                 return Err(Error::usage(format!("{origin} is not there yet")).hint(instead));
-            }
-            Answer::Devices(files, instead) => {
-                if let Some(file) = files.iter().find(|file| host.look(Path::new(file)).is_ok()) {
-                    let text = format!("{origin} is not there yet, and this host has {file}");
-                    return Err(Error::usage(text).hint(instead));
-                }
-                warnings.push(format!("{origin} has no effect: this host has none of {}", files.join(", ")));
             }
         }
     }

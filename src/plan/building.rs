@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Action, ContainerPath, IdMap, Request, Root, RunPlan, Writes, decide};
 use crate::cli::files::FileFlags;
+use crate::cli::gpu::GpuFlags;
 use crate::cli::namespaces::NamespaceFlags;
-use crate::cli::other::OtherFlags;
 use crate::cli::run::ContainerFlags;
 use crate::config::Config;
 use crate::error::Result;
@@ -64,7 +64,7 @@ pub struct BuildFlags {
     pub mount: Vec<OsString>,
     /// What is written by %test is kept in memory until it ends.
     pub writable_tmpfs: bool,
-    /// Names of flags that are answered in a sentence (`--nv`).
+    /// Names of flags for accelerators (`nv`).
     pub other: Vec<&'static str>,
 }
 
@@ -105,7 +105,14 @@ pub fn plan_inside(
     container.bind.clone_from(&flags.bind);
     container.files.mount.clone_from(&flags.mount);
     container.files.writable_tmpfs = flags.writable_tmpfs && building.upper.is_none() && !building.in_place;
-    container.other = OtherFlags { given: flags.other.clone() };
+    let given = |name: &str| flags.other.contains(&name);
+    container.gpu = GpuFlags {
+        nv: given("nv"),
+        nvccli: given("nvccli"),
+        rocm: given("rocm"),
+        compat32: given("compat32"),
+        ..GpuFlags::default()
+    };
     container.env = FAMILIES.iter().map(|family| format!("{family}_LABELS={LABELS}").into()).collect();
     let action = if words.is_empty() { Action::Test } else { Action::Exec };
     plan(building, &container, (action, words), surroundings)

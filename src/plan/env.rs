@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use super::asked::texts;
 use super::env_file;
-use super::inject::{Injection, LIBRARIES};
+use super::inject::{Injection, LIBRARIES, LIBRARIES_32};
 use super::shell::{Files, MAX_SCRIPT_BYTES, Shell, Unsupported, is_name};
 use super::sourced;
 use super::target::View;
@@ -41,7 +41,7 @@ const OLD_SCRIPT: &str = "/environment";
 pub const BASE_SCRIPT: &str = "99-base.sh";
 /// Names of the container that the scripts see.
 const EARLY: &[&str] = &["_CONTAINER", "_NAME", "_APPNAME"];
-/// Kept under `--cleanenv`.
+/// Kept under `--cleanenv`; what features add: [`Injection::keep`].
 const ALWAYS: &[&str] = &[
     "TERM",
     "http_proxy",
@@ -369,7 +369,7 @@ fn host_variables(request: &Request<'_>, host: &Host, injection: &Injection) -> 
         let stays = injection.unset.iter().any(|one| one.as_bytes() == name);
         let unwanted =
             is(NEVER) || stays || is_ours(name) || left_out.iter().any(|(one, _)| one.as_bytes() == name);
-        if is_name(name) && !unwanted && (!clean || is(ALWAYS)) {
+        if is_name(name) && !unwanted && (!clean || is(ALWAYS) || injection.keeps(name)) {
             variables.insert(name.to_vec(), value.as_bytes().to_vec());
         }
     }
@@ -427,14 +427,22 @@ fn add_injected(
             overrides.push(injected);
         }
     }
-    let mentions = |text: &[u8]| text.windows(LIBRARIES.len()).any(|part| part == LIBRARIES.as_bytes());
-    if !injection.has_libraries() || scripts.iter().any(|(_, text)| mentions(text)) {
-        return;
+    let mut edit = |name: &str, directory: &str| {
+        let directory = directory.as_bytes();
+        match overrides.iter_mut().find(|given| given.name == name.as_bytes()) {
+            Some(given) => given.value.extend([b":", directory].concat()),
+            None => overrides.push(Override { name: name.into(), value: directory.to_vec() }),
+        }
+    };
+    for directory in &injection.prepend {
+        edit("PREPEND_LD_LIBRARY_PATH", directory);
     }
-    let append = b"APPEND_LD_LIBRARY_PATH".as_slice();
-    match overrides.iter_mut().find(|given| given.name == append) {
-        Some(given) => given.value.extend([b":", LIBRARIES.as_bytes()].concat()),
-        None => overrides.push(Override { name: append.to_vec(), value: LIBRARIES.into() }),
+    let mentions = |text: &[u8]| text.windows(LIBRARIES.len()).any(|part| part == LIBRARIES.as_bytes());
+    if injection.has_libraries() && !scripts.iter().any(|(_, text)| mentions(text)) {
+        edit("APPEND_LD_LIBRARY_PATH", LIBRARIES);
+    }
+    if injection.has_narrow_libraries() {
+        edit("APPEND_LD_LIBRARY_PATH", LIBRARIES_32);
     }
 }
 

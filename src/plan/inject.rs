@@ -5,7 +5,9 @@
 //! Over      the image's file, links followed   another library in the place of the image's: whatever way leads to
 //!                                           it (RPATH, cache, LD_LIBRARY_PATH), the host's is found
 //! Same      the same path                   plugins, data, programs; nothing where the container shows it already
+//! At        another path                    programs of a driver; Written the same, and not read-only
 //! Device    the same path                   only with a contained /dev: else the host's /dev is there
+//! DeviceAt  another path
 //! ```
 //!
 //! A feature decides what is needed, and says of what it leaves out why; it puts a library under `Library` only when
@@ -22,10 +24,14 @@ use super::mounts::Chosen;
 use super::target::From;
 use super::{Because, HostPath, MountKind, TargetKind};
 use crate::error::Result;
+use crate::host::gpu::fits;
 use crate::image::squashfs::FileKind;
 
 /// Where libraries of the host are in every container.
 pub const LIBRARIES: &str = "/.singularity.d/libs";
+
+/// Where 32-bit libraries of the host are.
+pub const LIBRARIES_32: &str = "/.singularity.d/libs32";
 
 /// Where a file of the host goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +42,14 @@ pub enum Place {
     Over(PathBuf),
     /// The same path.
     Same,
+    /// This path.
+    At(PathBuf),
+    /// This path, where the container may write.
+    Written(PathBuf),
     /// The same path, in a `/dev` that has not all of the host's.
     Device,
+    /// This path; of a device, so that it can be written.
+    DeviceAt(PathBuf),
 }
 
 /// A file or directory of the host.
@@ -49,6 +61,19 @@ pub struct Item {
     pub place: Place,
     /// Why.
     pub because: Because,
+}
+
+impl Item {
+    /// Where it is in the container.
+    pub fn target(&self) -> PathBuf {
+        match &self.place {
+            Place::Library(name) => Path::new(LIBRARIES).join(name),
+            Place::Over(path) | Place::At(path) | Place::Written(path) | Place::DeviceAt(path) => {
+                path.clone()
+            }
+            Place::Same | Place::Device => self.source.clone(),
+        }
+    }
 }
 
 /// A variable.
@@ -80,6 +105,10 @@ pub struct Injection {
     pub variables: Vec<Variable>,
     /// Variables of the host that stay outside.
     pub unset: Vec<String>,
+    /// Variables of the caller that stay when others do not; `*` stands for any characters.
+    pub keep: Vec<String>,
+    /// Directories to search for libraries before those of the image.
+    pub prepend: Vec<String>,
     /// What is left out.
     pub left_out: Vec<LeftOut>,
     /// What the caller should know.
@@ -120,13 +149,25 @@ impl Injection {
         self.items.extend(other.items);
         self.variables.extend(other.variables);
         self.unset.extend(other.unset);
+        self.keep.extend(other.keep);
+        self.prepend.extend(other.prepend);
         self.left_out.extend(other.left_out);
         self.warnings.extend(other.warnings);
+    }
+
+    /// Whether a variable of the caller stays when others do not.
+    pub fn keeps(&self, name: &[u8]) -> bool {
+        std::str::from_utf8(name).is_ok_and(|name| self.keep.iter().any(|pattern| fits(name, pattern)))
     }
 
     /// Whether something is at [`LIBRARIES`].
     pub fn has_libraries(&self) -> bool {
         self.items.iter().any(|item| matches!(item.place, Place::Library(_)))
+    }
+
+    /// Whether something is at [`LIBRARIES_32`].
+    pub fn has_narrow_libraries(&self) -> bool {
+        self.items.iter().any(|item| item.target().starts_with(LIBRARIES_32))
     }
 
     /// The variables as overrides; `evaluated` says that values are read as a shell reads them in double quotes.
@@ -152,15 +193,13 @@ impl Chosen<'_, '_> {
         if let Some(first) = injection.items.iter().find(|item| matches!(item.place, Place::Library(_))) {
             self.add_place_for_libraries(&first.because)?;
         }
-        for Item { source, place, because } in &injection.items {
-            let target = match place {
-                Place::Library(name) => Path::new(LIBRARIES).join(name),
-                Place::Over(path) => path.clone(),
-                Place::Same => source.clone(),
-                Place::Device if self.asked.contain.is_none() => continue,
-                Place::Device => source.clone(),
-            };
-            self.add_injected(source, &target, *place == Place::Device, because)?;
+        for item in &injection.items {
+            let Item { source, place, because } = item;
+            if *place == Place::Device && self.asked.contain.is_none() {
+                continue;
+            }
+            let written = matches!(place, Place::Device | Place::DeviceAt(_) | Place::Written(_));
+            self.add_injected(source, &item.target(), written, because)?;
         }
         Ok(())
     }
@@ -180,7 +219,7 @@ impl Chosen<'_, '_> {
         self.add_new(directory, MountKind::Tmpfs { mode: 0o755, holds: vec![] }, because)
     }
 
-    fn add_injected(&mut self, source: &Path, target: &Path, device: bool, because: &Because) -> Result<()> {
+    fn add_injected(&mut self, source: &Path, target: &Path, written: bool, because: &Because) -> Result<()> {
         // It was seen when this was decided; what has gone meanwhile cannot be mounted.
         let Ok(seen) = self.host.look(source) else { return Ok(()) };
         let spot = match self.view.resolve(target, true) {
@@ -210,7 +249,7 @@ impl Chosen<'_, '_> {
             ));
             return Ok(());
         }
-        let what = MountKind::Bind { source: HostPath(source.to_owned()), read_only: !device };
+        let what = MountKind::Bind { source: HostPath(source.to_owned()), read_only: !written };
         self.push(what, spot, because.clone(), false);
         Ok(())
     }

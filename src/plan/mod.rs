@@ -13,6 +13,7 @@ mod contain;
 pub mod env;
 pub mod env_file;
 pub mod explain;
+pub mod gpu;
 pub mod home;
 pub mod ids;
 pub mod inject;
@@ -479,6 +480,10 @@ fn decide_with(
     let flags = with_implied(request.flags, &asked);
     let request = &Request { flags: &flags, root: request.root.clone(), ..*request };
     let env::Environment { variables: env, shell } = env::compose(request, host, &facts, &mut view)?;
+    if injection.has_libraries() {
+        let module = crate::host::gpu::nvidia_module(host);
+        warnings.extend(gpu::expect::requirement(&env, module.as_deref(), image));
+    }
     Ok(RunPlan {
         root,
         writes: layers.writes,
@@ -512,7 +517,9 @@ fn decide_with(
 
 /// What of the host the features that are asked for bring in.
 fn bring_in(request: &Request<'_>, host: &Host, config: &Config, image: &Tree) -> Result<Injection> {
-    mpi::plan_mpi(request, host, config, image)
+    let mut injection = mpi::plan_mpi(request, host, config, image)?;
+    injection.extend(gpu::bring_in(&request.flags.gpu, host, config, image)?);
+    Ok(injection)
 }
 
 /// The flags, with those of the environment that `--containall` and `--compat` stand for.

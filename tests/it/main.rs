@@ -14,6 +14,7 @@ mod environment;
 mod errors;
 mod exec;
 mod flags;
+mod gpu;
 mod harness;
 mod hosts;
 mod inspect;

@@ -30,7 +30,7 @@ use crate::commands::{obtain, warn};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::signals::STOP;
 
-/// Flags that are for containers, and are answered when one is planned.
+/// Flags for accelerators, which the containers of a build have.
 const OF_CONTAINERS: [&str; 4] = ["nv", "nvccli", "rocm", "compat32"];
 
 /// Runs `skiff build`.
@@ -98,7 +98,7 @@ fn answer(args: &BuildArgs, global: &Global, from_definition: bool) -> Result<()
             Answer::NoEffect(_) if args.check || from_definition && *name == "fakeroot" => {}
             _ if from_definition && OF_CONTAINERS.contains(name) => {}
             Answer::NoEffect(why) => warn(global, &format!("--{name} has no effect: {why}")),
-            Answer::Later(instead) | Answer::Devices(_, instead) => {
+            Answer::Later(instead) => {
                 return Err(Error::usage(format!("--{name} is not there yet")).hint(*instead));
             }
         }

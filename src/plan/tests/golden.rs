@@ -52,14 +52,20 @@ struct Case {
     variables: &'static [(&'static str, &'static str)],
     /// The host has subordinate ids for the caller.
     subordinate: bool,
+    /// The host has accelerators.
+    accelerators: bool,
 }
 
 const fn case(name: &'static str, line: &'static str) -> Case {
-    Case { name, line, variables: &[], subordinate: false }
+    Case { name, line, variables: &[], subordinate: false, accelerators: false }
 }
 
 const fn by_variables(name: &'static str, variables: &'static [(&'static str, &'static str)]) -> Case {
     Case { variables, ..case(name, "exec a.sif true") }
+}
+
+const fn with_accelerators(name: &'static str, line: &'static str) -> Case {
+    Case { accelerators: true, ..case(name, line) }
 }
 
 #[rustfmt::skip]
@@ -113,6 +119,19 @@ const CASES: &[Case] = &[
     Case { variables: &[("MODE", "host"), ("TERM", "vt100"), ("A", "host")],
            ..case("no-env",    "exec --no-env A,MODE a.sif true") },
     case("no-eval",            "exec --no-eval --env A=$HOME a.sif true"),
+    with_accelerators("nv",          "exec --nv a.sif true"),
+    Case { variables: &[("CUDA_VISIBLE_DEVICES", "1"), ("ROCR_VISIBLE_DEVICES", "0"), ("A", "host")],
+           ..with_accelerators("nv-contained", "exec --nv --rocm --containall a.sif true") },
+    with_accelerators("nvccli",      "exec --nvccli a.sif true"),
+    with_accelerators("compat32",    "exec --nv --compat32 a.sif true"),
+    with_accelerators("rocm",        "exec --rocm --contain a.sif true"),
+    with_accelerators("intel",       "exec --intel --contain a.sif true"),
+    with_accelerators("intel-hpu",   "exec --intel-hpu --contain a.sif true"),
+    with_accelerators("device",      "exec --device nvidia.com/gpu=0 --contain a.sif true"),
+    with_accelerators("cdi-dirs",    "exec --device nvidia.com/gpu=1 --cdi-dirs /etc/cdi a.sif true"),
+    with_accelerators("containlibs", "exec --containlibs libOpenCL.so.1 a.sif true"),
+    Case { variables: &[("SKIFF_NV", "1"), ("APPTAINER_ROCM", "1")],
+           ..with_accelerators("no-nv", "exec --no-nv --no-rocm a.sif true") },
     by_variables("variables",  &[("SKIFF_BIND", "/data"), ("APPTAINER_CONTAIN", "1"), ("SINGULARITY_HOME", "/home/eve"),
                                  ("APPTAINER_PID", "true"), ("SKIFF_FAKEROOT", "0"), ("APPTAINERENV_A", "1")]),
     by_variables("slurm",      &[("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "2"), ("XDG_RUNTIME_DIR", "/run/user/1000")]),
@@ -126,6 +145,9 @@ fn golden_world(case: &Case) -> World {
     world.host = world.host.with_environment(case.variables);
     if case.line.contains("--mpi") {
         world = mpi::with_open_mpi(world);
+    }
+    if case.accelerators {
+        gpu::furnish(&world);
     }
     if case.subordinate {
         let ranges = |first| vec![IdRange { first, count: 65_536 }, IdRange { first: 500_000, count: 10 }];

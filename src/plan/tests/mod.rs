@@ -13,6 +13,7 @@ use crate::image::tree::Directory;
 mod apps;
 mod environment;
 mod golden;
+mod gpu;
 mod inject;
 mod mpi;
 
