@@ -11,12 +11,14 @@
 //! inspect.rs inspect, run-help
 //! cache.rs   cache list, clean
 //! sbom.rs    sbom
+//! broadcast.rs broadcast
 //! sif.rs     sif list, header, info, dump
 //! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
 //! ```
 //!
 //! `docs/commands.md` is written from these types (`skiff docs`), and a test keeps it so.
 
+pub mod broadcast;
 pub mod build;
 pub mod build_other;
 pub mod cache;
@@ -184,6 +186,9 @@ pub enum Verb {
     /// List the software in an image as SPDX
     #[command(after_long_help = sbom::EXAMPLES)]
     Sbom(Lazy<sbom::SbomArgs>),
+    /// Put an image on every node of a Slurm job, and print its path there
+    #[command(after_long_help = broadcast::EXAMPLES)]
+    Broadcast(Lazy<broadcast::BroadcastArgs>),
     /// Say what this machine allows, and what mends the rest
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use super::asked::texts;
 use super::env_file;
+use super::scheduler::Scheduler;
 use super::shell::{Files, MAX_SCRIPT_BYTES, Shell, Unsupported, is_name};
 use super::sourced;
 use super::target::View;
@@ -71,6 +72,8 @@ pub struct Facts<'a> {
     pub program: &'a OsStr,
     /// The app of the image.
     pub app: Option<&'a OsStr>,
+    /// The launchers whose variables pass whatever is asked for.
+    pub scheduler: Option<&'a Scheduler>,
 }
 
 /// The environment, and what has to be put before the program to get it.
@@ -131,7 +134,7 @@ pub fn compose(
         scripts: scripts(view)?,
         overrides: overrides(request, host)?,
         evaluate: !literal,
-        host: host_variables(request, host),
+        host: host_variables(request, host, facts.scheduler),
         prompt: (request.action == Action::Shell).then(|| prompt(request)),
     };
     match evaluate(&ingredients, view) {
@@ -350,9 +353,18 @@ fn complete_path(path: &[u8]) -> Vec<u8> {
     parts.join(&b':')
 }
 
+/// Whether the host's variables are to stay outside.
+pub fn is_clean(request: &Request<'_>, host: &Host) -> bool {
+    request.flags.cleanenv || host.setting("CLEANENV").is_some_and(|(_, value)| is_on(value))
+}
+
 /// The host's variables that may come in.
-fn host_variables(request: &Request<'_>, host: &Host) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let clean = request.flags.cleanenv || host.setting("CLEANENV").is_some_and(|(_, value)| is_on(value));
+fn host_variables(
+    request: &Request<'_>,
+    host: &Host,
+    scheduler: Option<&Scheduler>,
+) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let clean = is_clean(request, host);
     let left_out = texts(host, &request.flags.no_env, "--no-env", &["NOENV", "NO_ENV"]);
     let mut variables = BTreeMap::new();
     variables.insert(b"PATH".to_vec(), DEFAULT_PATH.as_bytes().to_vec());
@@ -360,14 +372,24 @@ fn host_variables(request: &Request<'_>, host: &Host) -> BTreeMap<Vec<u8>, Vec<u
         variables.insert(b"LANG".to_vec(), b"C".to_vec());
     }
     for (name, value) in &host.environment {
+        let needed = || scheduler.is_some_and(|scheduler| scheduler.passes(name));
         let name = name.as_bytes();
         let is = |list: &[&str]| list.iter().any(|one| one.as_bytes() == name);
-        let unwanted = is(NEVER) || is_ours(name) || left_out.iter().any(|(one, _)| one.as_bytes() == name);
-        if is_name(name) && !unwanted && (!clean || is(ALWAYS)) {
+        let unwanted =
+            is(NEVER) || is_ours(name) || left_out.iter().any(|(one, _)| is_meant(one.as_bytes(), name));
+        if is_name(name) && !unwanted && (!clean || is(ALWAYS) || needed()) {
             variables.insert(name.to_vec(), value.as_bytes().to_vec());
         }
     }
     variables
+}
+
+/// Whether an entry of `--no-env` means a variable: its name, or its beginning with a star.
+fn is_meant(entry: &[u8], name: &[u8]) -> bool {
+    match entry.strip_suffix(b"*") {
+        Some(begin) => name.starts_with(begin),
+        None => entry == name,
+    }
 }
 
 /// `SKIFF_X`, `SKIFFENV_X` and their twins: they speak to us, not to the program.

@@ -20,6 +20,7 @@ mod names;
 pub mod namespaces;
 pub mod overlay;
 pub mod process;
+pub mod scheduler;
 pub mod shell;
 pub mod sourced;
 pub mod target;
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use self::asked::Asked;
+use self::scheduler::Scheduler;
 use crate::cli::run::ContainerFlags;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -77,6 +79,9 @@ pub struct RunPlan {
     pub process: Process,
     /// How the image is served.
     pub serve: ServeOptions,
+    /// The batch system and the MPI launcher that were seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
     /// What the caller should be told before the start.
     pub warnings: Vec<String>,
 }
@@ -440,7 +445,14 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
     let layers = overlay::plan_layers(&asked, request, host)?;
     let caller = ids::Caller::inside(&ids, &home, host);
     let mut view = target::View::new(host, image);
-    let given = mounts::Circumstances { asked: &asked, home: &home, caller: &caller, layers: &layers };
+    let mut scheduler = scheduler::read(host);
+    let given = mounts::Circumstances {
+        asked: &asked,
+        home: &home,
+        caller: &caller,
+        layers: &layers,
+        scheduler: scheduler.as_ref(),
+    };
     let mounts = mounts::plan_mounts(request, config, &given, host, &mut view)?;
     warnings.extend(mounts.warnings);
     let cwd = process::working_directories(request, host, &home.target, &mut view)?;
@@ -452,10 +464,17 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
         asked: &mounts.asked,
         program: argv.first().map_or("".as_ref(), |word| word),
         app,
+        scheduler: scheduler.as_ref(),
     };
     let flags = with_implied(request.flags, &asked);
     let request = &Request { flags: &flags, root: request.root.clone(), ..*request };
     let env::Environment { variables: env, shell } = env::compose(request, host, &facts, &mut view)?;
+    if let Some(scheduler) = &mut scheduler {
+        warnings.extend(scheduler.warnings(&asked, host, &view));
+        if env::is_clean(request, host) {
+            scheduler.keep(host);
+        }
+    }
     Ok(RunPlan {
         root,
         writes: layers.writes,
@@ -482,6 +501,7 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
         ids,
         one_id_because,
         serve,
+        scheduler,
         warnings,
     })
 }
@@ -499,10 +519,7 @@ const LINGER_MS: u64 = 10_000;
 
 /// Decides how the image is served, which depends on the least.
 pub fn decide_serving(request: &Request<'_>, host: &Host, config: &Config) -> Result<Serving> {
-    let scope = match host.slurm_step() {
-        Some((job, step)) => format!("slurm:{}.{}", job.to_string_lossy(), step.to_string_lossy()),
-        None => format!("cgroup:{}", host.cgroup()),
-    };
+    let scope = scheduler::scope(host);
     let linger_ms = match host.variable("SKIFF_LINGER").filter(|value| !value.is_empty()) {
         None => config.linger_ms.unwrap_or(LINGER_MS),
         Some(value) => value.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| {

@@ -4,6 +4,7 @@
 //! 1  DEFAULT_MOUNTS, in order        what is missing on the host, or already shown by an earlier row
 //!                                    (home inside /tmp, working directory inside home), is left out;
 //!                                    --contain puts something empty in the place of some (contain.rs)
+//!    what the launchers that are seen need (scheduler.rs)
 //! 2  --scratch
 //! 3  binds: configuration, variables, flags   parents before children; on one target the last one wins,
 //!                                    and mounts of 1 and 2 at or below it go, since it was meant
@@ -20,6 +21,7 @@ use super::home::Home;
 use super::ids::Caller;
 use super::namespaces;
 use super::overlay::Layers;
+use super::scheduler::Scheduler;
 use super::target::{From, Spot, View, refused, tidy};
 use super::{
     Because, ContainerPath, HostEntry, HostPath, Mount, MountKind, MountPoint, Request, TargetKind, Writes,
@@ -157,6 +159,8 @@ pub struct Circumstances<'a> {
     pub caller: &'a Caller,
     /// What is over the image.
     pub layers: &'a Layers,
+    /// The launchers that were seen.
+    pub scheduler: Option<&'a Scheduler>,
 }
 
 /// Decides the mounts of a container.
@@ -167,7 +171,7 @@ pub fn plan_mounts(
     host: &Host,
     view: &mut View<'_>,
 ) -> Result<Mounts> {
-    let Circumstances { asked, home, caller, layers } = *given;
+    let Circumstances { asked, home, caller, layers, scheduler } = *given;
     let workdir = match &asked.workdir {
         Some((path, because)) => Some(existing_directory(path, host, because)?),
         None => None,
@@ -180,6 +184,7 @@ pub fn plan_mounts(
         caller,
         writes: &layers.writes,
         workdir,
+        scheduler,
         covered: Vec::new(),
         make: layers.make.clone(),
         warnings: Vec::new(),
@@ -189,6 +194,9 @@ pub fn plan_mounts(
         chosen.add_default(default)?;
     }
     chosen.add_hostname()?;
+    if let Some(scheduler) = scheduler {
+        chosen.add_places(scheduler)?;
+    }
     chosen.add_message_queues()?;
     chosen.add_scratch()?;
     let binds = requested_binds(request, host, config)?;
@@ -280,11 +288,13 @@ pub(super) struct Chosen<'v, 'a> {
     writes: &'v Writes,
     /// The directory of `--workdir`.
     pub(super) workdir: Option<PathBuf>,
+    /// The launchers that were seen.
+    pub(super) scheduler: Option<&'v Scheduler>,
     /// Targets that replace what the image has.
     covered: Vec<PathBuf>,
     /// Directories to make on the host.
     pub(super) make: Vec<HostEntry>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Chosen<'_, '_> {
@@ -414,7 +424,7 @@ impl Chosen<'_, '_> {
     }
 
     /// As [`View::refusal`]; and a sandbox that is written has nothing laid over it.
-    fn refusal(&self, spot: &Spot, kind: TargetKind, replace: bool) -> Option<String> {
+    pub(super) fn refusal(&self, spot: &Spot, kind: TargetKind, replace: bool) -> Option<String> {
         if *self.writes == Writes::Sandbox && replace && self.view.must_cover(&spot.path, kind) {
             return Some("the sandbox has something else there, which is not changed".to_owned());
         }

@@ -11,7 +11,8 @@
 //! whether it is still the file of that name.
 //!
 //! A server that is killed, as all in a container with processes of its own are when that ends, leaves both. Its key may
-//! never come again, so whoever takes its own socket away takes those away too that nobody listens on.
+//! never come again, so a server looks for such at its beginning and at its end, and takes those away that nobody
+//! listens on. (At the end alone were not enough: a batch system kills all that a step has started, each time.)
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -102,11 +103,16 @@ impl Place {
     /// it.
     pub fn remove(&self, lock: Lock) {
         self.unlink(lock);
-        for key in self.keys() {
+        self.remove_others();
+        let _ = rustix::fs::rmdir(&self.path);
+    }
+
+    /// Takes away what killed servers have left beside this one.
+    pub fn remove_others(&self) {
+        for key in self.keys().into_iter().filter(|key| *key != self.key) {
             let Ok(directory) = self.directory.try_clone() else { break };
             Self { path: self.path.clone(), directory, key }.remove_dead();
         }
-        let _ = rustix::fs::rmdir(&self.path);
     }
 
     fn unlink(&self, _lock: Lock) {
