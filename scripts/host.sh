@@ -20,9 +20,10 @@ debian_mirror() {
   fi
 }
 
-# debian_root DIR PACKAGES: a Debian trixie root file system, minimal but for PACKAGES (comma separated).
+# debian_root DIR PACKAGES SUITE: a Debian root file system, of trixie unless said, minimal but for PACKAGES (comma
+# separated).
 debian_root() {
-  local target=$1 packages=${2-} mirror
+  local target=$1 packages=${2-} suite=${3-trixie} mirror
   mirror=$(debian_mirror)
   # A mirror may be a snapshot whose Release file has run out.
   local options=(--variant=minbase --aptopt='Acquire::Check-Valid-Until "false"')
@@ -30,8 +31,8 @@ debian_root() {
   [ "$(id -u)" = 0 ] || options+=(--mode=unshare)
   # Without a mirror, mmdebstrap takes Debian's own.
   local sources=()
-  [ -z "$mirror" ] || sources=("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main")
-  mmdebstrap "${options[@]}" trixie "$target" "${sources[@]}"
+  [ -z "$mirror" ] || sources=("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main")
+  mmdebstrap "${options[@]}" "$suite" "$target" "${sources[@]}"
 }
 
 # The name of the ordinary user to test and measure as: the caller when not root, else SKIFF_USER, else the
@@ -66,6 +67,7 @@ as_user() {
 #   image   mmdebstrap and the keys to make a Debian root file system
 #   test    what the tests and the interchange run beside skiff
 #   client  what workflow managers are installed with
+#   mpi     Open MPI and MPICH, with their compilers
 packages() {
   local group list=() wanted=() name
   if command -v apt-get >/dev/null; then
@@ -75,6 +77,7 @@ packages() {
         image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
         test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap) ;;
         client) list+=(python3 python3-venv) ;;
+        mpi) list+=(openmpi-bin libopenmpi-dev mpich libmpich-dev) ;;
       esac
     done
     for name in "${list[@]}"; do
@@ -94,6 +97,7 @@ packages() {
         image) list+=(mmdebstrap debian-keyring shadow-utils util-linux python3) ;;
         test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static musl-gcc python3 strace bubblewrap) ;;
         client) list+=(python3 python3-pip) ;;
+        mpi) list+=(openmpi-devel mpich-devel) ;;
       esac
     done
     for name in "${list[@]}"; do
