@@ -68,6 +68,7 @@ as_user() {
 #   test    what the tests and the interchange run beside skiff
 #   client  what workflow managers are installed with
 #   mpi     Open MPI and MPICH, with their compilers
+#   slurm   Slurm, munge, and the MPI that programs beside it are compiled with
 packages() {
   local group list=() wanted=() name
   if command -v apt-get >/dev/null; then
@@ -78,6 +79,7 @@ packages() {
         test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap) ;;
         client) list+=(python3 python3-venv) ;;
         mpi) list+=(openmpi-bin libopenmpi-dev mpich libmpich-dev) ;;
+        slurm) list+=(slurmctld slurmd slurm-client munge openmpi-bin libopenmpi-dev libpmix2 iproute2 procps) ;;
       esac
     done
     for name in "${list[@]}"; do

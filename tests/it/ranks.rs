@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::harness::{
     Need, Output, Place, able, busybox_tree, collect, finish, give, skiff_binary, wait_for_exit,
 };
-use crate::serve::{Shell, named};
+use crate::serve::{Shell, data_tree, named};
 
 const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
 
@@ -240,6 +240,34 @@ fn what_killed_servers_leave_goes_when_the_next_step_begins() {
         std::thread::yield_now();
     }
     last.end();
+}
+
+#[test]
+fn a_program_that_saves_its_state_when_it_is_told_to_end_still_has_its_files() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("ranks-told");
+    let (tree, _) = data_tree(&place, 3);
+    place.build("data.sif", &tree);
+    let script = "trap 'sha256sum /data/001; exit' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut told = rank(&place, "0", 0, &["exec", "data.sif", "sh", "-c", script]);
+    let mut child = told.stdout(Stdio::piped()).spawn().expect("skiff starts");
+    let mut output = std::io::BufReader::new(child.stdout.take().expect("stdout is piped"));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut output, &mut line).expect("it is ready");
+    // As a batch system does, to all processes of the step, the servers first.
+    for signal in [Signal::SIGUSR1, Signal::SIGTERM] {
+        for pid in [named(&place, "skiff-keeper"), named(&place, "skiff-worker")].concat() {
+            kill(Pid::from_raw(pid), signal).expect("servers stay");
+        }
+    }
+    kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGTERM).expect("it runs");
+    line.clear();
+    std::io::BufRead::read_line(&mut output, &mut line).expect("it saves");
+    assert!(child.wait().expect("a child can be waited for").success());
+    let expected = finish(place.command("sha256sum").arg(tree.join("data/001"))).ok();
+    assert_eq!(line.split(' ').next(), expected.split(' ').next());
 }
 
 #[test]

@@ -245,8 +245,18 @@ fn ask(group: &Group, task: &Task, step: Step, input: Option<&Path>) -> Result<V
     let nodes = group.nodes.to_string();
     let mut srun = Command::new("srun");
     // The step shares the job's processors and memory with what runs already, and looks like no MPI step.
-    srun.args(["--overlap", "--mem=0", "--cpus-per-task=1", "--cpu-bind=none", "--mpi=none", "--quiet"])
-        .args(["--nodes", &nodes, "--ntasks", &nodes, "--ntasks-per-node=1", "--kill-on-bad-exit=0"]);
+    srun.args(["--overlap", "--mem=0", "--cpus-per-task=1", "--mpi=none", "--quiet"]).args([
+        "--nodes",
+        &nodes,
+        "--ntasks",
+        &nodes,
+        "--ntasks-per-node=1",
+        "--kill-on-bad-exit=0",
+    ]);
+    // Of the job's own binding.
+    for name in ["SLURM_CPU_BIND", "SLURM_CPU_BIND_TYPE", "SLURM_CPU_BIND_LIST"] {
+        srun.env_remove(name);
+    }
     if let Some(component) = group.component {
         srun.arg(format!("--het-group={component}"));
     }
