@@ -8,6 +8,7 @@
 //! The host's files are looked at through [`Host::look`], below [`Host::root`]: `/` in life, a made-up
 //! host's directory in tests.
 
+pub mod parallel;
 pub mod subordinate;
 pub mod survey;
 pub mod trial;

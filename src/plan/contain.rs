@@ -57,6 +57,19 @@ impl Chosen<'_, '_> {
         Ok(())
     }
 
+    /// A new file system of POSIX message queues: that of the host shows the host's.
+    pub(super) fn add_message_queues(&mut self) -> Result<()> {
+        let Some(because) = self.asked.ipc.clone() else { return Ok(()) };
+        let spot = self.view.resolve(Path::new("/dev/mqueue"), true)?;
+        let contained = self.asked.contain.is_some();
+        if self.left_out("dev", Path::new("/dev/mqueue")) || !contained && spot.kind.is_none() {
+            return Ok(());
+        }
+        let what = MountKind::Kernel { file_system: "mqueue", options: "" };
+        self.push(what, spot, because, true);
+        Ok(())
+    }
+
     /// Mounts an empty directory: memory, or `below` in the work directory.
     pub(super) fn add_empty(
         &mut self,

@@ -531,19 +531,6 @@ impl Chosen<'_, '_> {
         self.covered.retain(|covered| !covered.starts_with(place));
     }
 
-    /// A new file system of POSIX message queues: that of the host shows the host's.
-    fn add_message_queues(&mut self) -> Result<()> {
-        let Some(because) = self.asked.ipc.clone() else { return Ok(()) };
-        let spot = self.view.resolve(Path::new("/dev/mqueue"), true)?;
-        let contained = self.asked.contain.is_some();
-        if self.left_out("dev", Path::new("/dev/mqueue")) || !contained && spot.kind.is_none() {
-            return Ok(());
-        }
-        let what = MountKind::Kernel { file_system: "mqueue", options: "" };
-        self.push(what, spot, because, true);
-        Ok(())
-    }
-
     fn add_scratch(&mut self) -> Result<()> {
         for (path, because) in &self.asked.scratch {
             let target = container_path(path, because)?;

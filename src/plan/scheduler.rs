@@ -170,8 +170,7 @@ impl Scheduler {
     /// Whether a variable of the host passes whatever is asked for.
     pub fn passes(&self, name: &OsStr) -> bool {
         let begins = |prefix: &&str| name.as_bytes().starts_with(prefix.as_bytes());
-        GPUS.iter().any(|gpu| name == *gpu)
-            || self.launchers().any(|one| one.passes.iter().any(|p| begins(&p)))
+        GPUS.iter().any(|gpu| name == *gpu) || self.launchers().any(|one| one.passes.iter().any(begins))
     }
 
     /// Notes what `--cleanenv` leaves in the environment.
