@@ -186,6 +186,10 @@ impl Scheduler {
 
     /// What the caller should be told; by one rank, since each says the same.
     pub fn warnings(&mut self, asked: &Asked, host: &Host, view: &View<'_>) -> Vec<String> {
+        // Looking through the image's libraries takes longer than all else here.
+        if self.rank.unwrap_or(0) != 0 {
+            return Vec::new();
+        }
         self.hints = self.hints(host, view);
         let mut warnings = Vec::new();
         if self.has_several_ranks() {
@@ -211,7 +215,7 @@ impl Scheduler {
                     .to_owned(),
             );
         }
-        if self.rank.unwrap_or(0) == 0 { warnings } else { Vec::new() }
+        warnings
     }
 
     fn hints(&self, host: &Host, view: &View<'_>) -> Vec<String> {
