@@ -68,6 +68,8 @@ as_user() {
 #   test    what the tests and the interchange run beside skiff
 #   agents  what the agents of definitions run, and what makes small repositories for them
 #   client  what workflow managers are installed with
+#   mpi     Open MPI and MPICH, with their compilers
+#   slurm   Slurm, munge, and the MPI that programs beside it are compiled with
 packages() {
   local group list=() wanted=() name
   if command -v apt-get >/dev/null; then
@@ -78,6 +80,8 @@ packages() {
         test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap) ;;
         agents) list+=(dnf zypper rpm createrepo-c pacman-package-manager makepkg libarchive-tools zstd gnupg busybox-static curl python3 libcap2-bin) ;;
         client) list+=(python3 python3-venv) ;;
+        mpi) list+=(openmpi-bin libopenmpi-dev mpich libmpich-dev) ;;
+        slurm) list+=(slurmctld slurmd slurm-client munge openmpi-bin libopenmpi-dev libpmix2 iproute2 procps) ;;
       esac
     done
     for name in "${list[@]}"; do
@@ -98,6 +102,7 @@ packages() {
         test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static musl-gcc python3 strace bubblewrap) ;;
         agents) list+=(dnf zypper rpm-build rpm-sign createrepo_c pacman bsdtar gnupg2 zstd busybox curl python3 libcap) ;;
         client) list+=(python3 python3-pip) ;;
+        mpi) list+=(openmpi-devel mpich-devel) ;;
       esac
     done
     for name in "${list[@]}"; do

@@ -10,6 +10,7 @@
 
 pub mod cdi;
 pub mod gpu;
+pub mod parallel;
 pub mod subordinate;
 pub mod survey;
 pub mod trial;

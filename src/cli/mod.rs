@@ -13,12 +13,14 @@
 //! cache.rs   cache list, clean
 //! mpi.rs     mpi
 //! sbom.rs    sbom
+//! broadcast.rs broadcast
 //! sif.rs     sif list, header, info, dump
 //! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
 //! ```
 //!
 //! `docs/commands.md` is written from these types (`skiff docs`), and a test keeps it so.
 
+pub mod broadcast;
 pub mod build;
 pub mod build_other;
 pub mod cache;
@@ -194,6 +196,9 @@ pub enum Verb {
     /// Show the accelerators of this machine, and what a container would be given of them
     #[command(after_long_help = gpu::EXAMPLES)]
     Gpu(Lazy<gpu::GpuArgs>),
+    /// Put an image on every node of a Slurm job, and print its path there
+    #[command(after_long_help = broadcast::EXAMPLES)]
+    Broadcast(Lazy<broadcast::BroadcastArgs>),
     /// Say what this machine allows, and what mends the rest
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),

@@ -172,7 +172,7 @@ pub struct ContainerFlags {
     /// Set the variables that this file assigns, in the syntax of a shell; of several files the later wins
     #[arg(long, value_name = "FILE", value_delimiter = ',', value_hint = ValueHint::FilePath, help_heading = "Environment")]
     pub env_file: Vec<PathBuf>,
-    /// Leave these variables of the host out, with commas between
+    /// Leave these variables of the host out, with commas between; NAME* means all that begin so
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Environment")]
     pub no_env: Vec<OsString>,
     /// Leave the host's variables out

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! argv -> cli::called -> cli::Cli
-//!     -> exec | run | shell | test | inspect | build | cache | sif | sbom | gpu | doctor | completions | docs -> exit status
+//!     -> exec | run | shell | test | inspect | build | cache | sif | sbom | mpi | gpu | broadcast | doctor
+//!        | completions | docs -> exit status
 //! ```
 //!
 //! Exit status: the program's own for `exec`, `run`, `shell` and `test`; else 0, 255 for every failure of
 //! skiff's including a wrong command line, 1 when `doctor` finds something missing, 130 after Ctrl-C, 141 when the reader of our output went away.
 
+pub mod broadcast;
 pub mod build;
 pub mod cache;
 pub mod docs;
@@ -89,6 +91,7 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::Sbom(args) => sbom::run(args, global),
         Verb::Mpi(args) => mpi::run(args),
         Verb::Gpu(args) => gpu::run(args, global),
+        Verb::Broadcast(args) => broadcast::run(args, global),
         Verb::Doctor(args) => doctor::run(args, global),
         Verb::Completions(args) => docs::completions(args),
         Verb::Docs(args) => docs::run(args),

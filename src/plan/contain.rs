@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! /dev    null zero full random urandom tty of the host; pts and shm (and mqueue) new; links into /proc/self/fd
+//!         (shm is the host's where ranks of a step meet in it: scheduler.rs)
 //! /tmp /var/tmp home and --scratch    memory, or WORKDIR/{tmp,var_tmp,home,scratch/...}
 //! ```
 
@@ -48,11 +49,24 @@ impl Chosen<'_, '_> {
             let source = HostPath(terminal.to_owned());
             self.add_new("/dev/console", MountKind::Bind { source, read_only: false }, because)?;
         }
-        self.add_new("/dev/shm", MountKind::Tmpfs { mode: 0o1777, holds: vec![] }, because)?;
+        self.add_shared_memory(because)?;
         if !self.left_out("devpts", Path::new("/dev/pts")) {
             let options = "newinstance,ptmxmode=0666,mode=0620";
             self.add_new("/dev/pts", MountKind::Kernel { file_system: "devpts", options }, because)?;
         }
+        Ok(())
+    }
+
+    /// A new file system of POSIX message queues: that of the host shows the host's.
+    pub(super) fn add_message_queues(&mut self) -> Result<()> {
+        let Some(because) = self.asked.ipc.clone() else { return Ok(()) };
+        let spot = self.view.resolve(Path::new("/dev/mqueue"), true)?;
+        let contained = self.asked.contain.is_some();
+        if self.left_out("dev", Path::new("/dev/mqueue")) || !contained && spot.kind.is_none() {
+            return Ok(());
+        }
+        let what = MountKind::Kernel { file_system: "mqueue", options: "" };
+        self.push(what, spot, because, true);
         Ok(())
     }
 

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use super::asked::texts;
 use super::env_file;
 use super::inject::{Injection, LIBRARIES, LIBRARIES_32};
+use super::scheduler::Scheduler;
 use super::shell::{Files, MAX_SCRIPT_BYTES, Shell, Unsupported, is_name};
 use super::sourced;
 use super::target::View;
@@ -72,6 +73,8 @@ pub struct Facts<'a> {
     pub app: Option<&'a OsStr>,
     /// What features bring in.
     pub injection: &'a Injection,
+    /// The launchers whose variables pass whatever is asked for.
+    pub scheduler: Option<&'a Scheduler>,
 }
 
 /// The environment, and what has to be put before the program to get it.
@@ -135,7 +138,7 @@ pub fn compose(
         scripts,
         overrides,
         evaluate: !literal,
-        host: host_variables(request, host, facts.injection),
+        host: host_variables(request, host, facts),
         prompt: (request.action == Action::Shell).then(|| prompt(request)),
     };
     match evaluate(&ingredients, view) {
@@ -354,9 +357,15 @@ fn complete_path(path: &[u8]) -> Vec<u8> {
     parts.join(&b':')
 }
 
+/// Whether the host's variables are to stay outside.
+pub fn is_clean(request: &Request<'_>, host: &Host) -> bool {
+    request.flags.cleanenv || host.setting("CLEANENV").is_some_and(|(_, value)| is_on(value))
+}
+
 /// The host's variables that may come in.
-fn host_variables(request: &Request<'_>, host: &Host, injection: &Injection) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let clean = request.flags.cleanenv || host.setting("CLEANENV").is_some_and(|(_, value)| is_on(value));
+fn host_variables(request: &Request<'_>, host: &Host, facts: &Facts<'_>) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let Facts { injection, scheduler, .. } = facts;
+    let clean = is_clean(request, host);
     let left_out = texts(host, &request.flags.no_env, "--no-env", &["NOENV", "NO_ENV"]);
     let mut variables = BTreeMap::new();
     variables.insert(b"PATH".to_vec(), DEFAULT_PATH.as_bytes().to_vec());
@@ -364,16 +373,25 @@ fn host_variables(request: &Request<'_>, host: &Host, injection: &Injection) -> 
         variables.insert(b"LANG".to_vec(), b"C".to_vec());
     }
     for (name, value) in &host.environment {
+        let needed = || scheduler.is_some_and(|scheduler| scheduler.passes(name));
         let name = name.as_bytes();
         let is = |list: &[&str]| list.iter().any(|one| one.as_bytes() == name);
-        let stays = injection.unset.iter().any(|one| one.as_bytes() == name);
-        let unwanted =
-            is(NEVER) || stays || is_ours(name) || left_out.iter().any(|(one, _)| one.as_bytes() == name);
-        if is_name(name) && !unwanted && (!clean || is(ALWAYS) || injection.keeps(name)) {
+        let stays = injection.unset.iter().any(|one| one.as_bytes() == name)
+            || left_out.iter().any(|(one, _)| is_meant(one.as_bytes(), name));
+        let unwanted = is(NEVER) || is_ours(name) || stays;
+        if is_name(name) && !unwanted && (!clean || is(ALWAYS) || injection.keeps(name) || needed()) {
             variables.insert(name.to_vec(), value.as_bytes().to_vec());
         }
     }
     variables
+}
+
+/// Whether an entry of `--no-env` means a variable: its name, or its beginning with a star.
+fn is_meant(entry: &[u8], name: &[u8]) -> bool {
+    match entry.strip_suffix(b"*") {
+        Some(begin) => name.starts_with(begin),
+        None => entry == name,
+    }
 }
 
 /// `SKIFF_X`, `SKIFFENV_X` and their twins: they speak to us, not to the program.

@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::namespaces::capability_name;
+use super::scheduler::Scheduler;
 use super::{
     Because, Emulated, IdMap, IdRange, MountKind, Namespaces, Process, Processes, Root, RunPlan, TargetKind,
     Writes,
@@ -51,6 +52,9 @@ fn write_plan(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
         Emulated::Root => writeln!(out, "root     emulated: owners, devices and other ids are recorded")?,
     }
     write_own(out, plan)?;
+    if let Some(scheduler) = &plan.scheduler {
+        write_scheduler(out, scheduler)?;
+    }
     writeln!(
         out,
         "program  {}",
@@ -150,6 +154,24 @@ fn write_own(out: &mut String, plan: &RunPlan) -> std::fmt::Result {
         if !names.is_empty() {
             writeln!(out, "caps     {what} {}", names.join(", "))?;
         }
+    }
+    Ok(())
+}
+
+fn write_scheduler(out: &mut String, scheduler: &Scheduler) -> std::fmt::Result {
+    let seen: Vec<String> =
+        scheduler.seen.iter().map(|seen| format!("{} ({})", seen.name, seen.because)).collect();
+    let rank = match (scheduler.rank, scheduler.ranks) {
+        (Some(rank), Some(ranks)) => format!("; rank {rank} of {ranks}"),
+        (Some(rank), None) => format!("; rank {rank}"),
+        _ => String::new(),
+    };
+    writeln!(out, "started  by {}{rank}", seen.join(", "))?;
+    if !scheduler.keeps.is_empty() {
+        writeln!(out, "         whose variables stay without others: {}", scheduler.keeps.join(", "))?;
+    }
+    for hint in &scheduler.hints {
+        writeln!(out, "         hint: {hint}")?;
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ mod names;
 pub mod namespaces;
 pub mod overlay;
 pub mod process;
+pub mod scheduler;
 pub mod shell;
 pub mod sourced;
 pub mod target;
@@ -36,6 +37,7 @@ use serde::Serialize;
 
 use self::asked::Asked;
 use self::inject::{Injection, LeftOut};
+use self::scheduler::Scheduler;
 use crate::cli::run::ContainerFlags;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -85,6 +87,9 @@ pub struct RunPlan {
     /// What of the host could have been brought in and is not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
+    /// The batch system and the MPI launcher that were seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
     /// What the caller should be told before the start.
     pub warnings: Vec<String>,
 }
@@ -462,8 +467,15 @@ fn decide_with(
     let mut view = target::View::new(host, image);
     let Injection { left_out, warnings: of_injection, .. } = injection;
     warnings.extend(of_injection.iter().cloned());
-    let given =
-        mounts::Circumstances { asked: &asked, home: &home, caller: &caller, layers: &layers, injection };
+    let mut scheduler = scheduler::read(host);
+    let given = mounts::Circumstances {
+        asked: &asked,
+        home: &home,
+        caller: &caller,
+        layers: &layers,
+        injection,
+        scheduler: scheduler.as_ref(),
+    };
     let mounts = mounts::plan_mounts(request, config, &given, host, &mut view)?;
     warnings.extend(mounts.warnings);
     let cwd = process::working_directories(request, host, &home.target, &mut view)?;
@@ -476,6 +488,7 @@ fn decide_with(
         program: argv.first().map_or("".as_ref(), |word| word),
         app,
         injection,
+        scheduler: scheduler.as_ref(),
     };
     let flags = with_implied(request.flags, &asked);
     let request = &Request { flags: &flags, root: request.root.clone(), ..*request };
@@ -483,6 +496,12 @@ fn decide_with(
     if injection.has_libraries() {
         let module = crate::host::gpu::nvidia_module(host);
         warnings.extend(gpu::expect::requirement(&env, module.as_deref(), image));
+    }
+    if let Some(scheduler) = &mut scheduler {
+        warnings.extend(scheduler.warnings(&asked, host, &view));
+        if env::is_clean(request, host) {
+            scheduler.keep(host);
+        }
     }
     Ok(RunPlan {
         root,
@@ -511,6 +530,7 @@ fn decide_with(
         one_id_because,
         serve,
         left_out: left_out.clone(),
+        scheduler,
         warnings,
     })
 }
@@ -535,10 +555,7 @@ const LINGER_MS: u64 = 10_000;
 
 /// Decides how the image is served, which depends on the least.
 pub fn decide_serving(request: &Request<'_>, host: &Host, config: &Config) -> Result<Serving> {
-    let scope = match host.slurm_step() {
-        Some((job, step)) => format!("slurm:{}.{}", job.to_string_lossy(), step.to_string_lossy()),
-        None => format!("cgroup:{}", host.cgroup()),
-    };
+    let scope = scheduler::scope(host);
     let linger_ms = match host.variable("SKIFF_LINGER").filter(|value| !value.is_empty()) {
         None => config.linger_ms.unwrap_or(LINGER_MS),
         Some(value) => value.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| {

@@ -4,6 +4,7 @@
 //! 1  DEFAULT_MOUNTS, in order        what is missing on the host, or already shown by an earlier row
 //!                                    (home inside /tmp, working directory inside home), is left out;
 //!                                    --contain puts something empty in the place of some (contain.rs)
+//!    what the launchers that are seen need (scheduler.rs)
 //! 2  --scratch, then what features bring in (inject.rs)
 //! 3  binds: configuration, variables, flags   parents before children; on one target the last one wins,
 //!                                    and mounts of 1 and 2 at or below it go, since it was meant
@@ -21,6 +22,7 @@ use super::ids::Caller;
 use super::inject::Injection;
 use super::namespaces;
 use super::overlay::Layers;
+use super::scheduler::Scheduler;
 use super::target::{From, Spot, View, refused, tidy};
 use super::{
     Because, ContainerPath, HostEntry, HostPath, Mount, MountKind, MountPoint, Request, TargetKind, Writes,
@@ -160,6 +162,8 @@ pub struct Circumstances<'a> {
     pub layers: &'a Layers,
     /// What features bring in.
     pub injection: &'a Injection,
+    /// The launchers that were seen.
+    pub scheduler: Option<&'a Scheduler>,
 }
 
 /// Decides the mounts of a container.
@@ -170,7 +174,7 @@ pub fn plan_mounts(
     host: &Host,
     view: &mut View<'_>,
 ) -> Result<Mounts> {
-    let Circumstances { asked, home, caller, layers, injection } = *given;
+    let Circumstances { asked, home, caller, layers, injection, scheduler } = *given;
     let workdir = match &asked.workdir {
         Some((path, because)) => Some(existing_directory(path, host, because)?),
         None => None,
@@ -183,6 +187,7 @@ pub fn plan_mounts(
         caller,
         writes: &layers.writes,
         workdir,
+        scheduler,
         covered: Vec::new(),
         make: layers.make.clone(),
         warnings: Vec::new(),
@@ -192,6 +197,9 @@ pub fn plan_mounts(
         chosen.add_default(default)?;
     }
     chosen.add_hostname()?;
+    if let Some(scheduler) = scheduler {
+        chosen.add_places(scheduler)?;
+    }
     chosen.add_message_queues()?;
     chosen.add_scratch()?;
     chosen.add_injection(injection)?;
@@ -284,11 +292,13 @@ pub(super) struct Chosen<'v, 'a> {
     writes: &'v Writes,
     /// The directory of `--workdir`.
     pub(super) workdir: Option<PathBuf>,
+    /// The launchers that were seen.
+    pub(super) scheduler: Option<&'v Scheduler>,
     /// Targets that replace what the image has.
     covered: Vec<PathBuf>,
     /// Directories to make on the host.
     pub(super) make: Vec<HostEntry>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Chosen<'_, '_> {
@@ -422,7 +432,7 @@ impl Chosen<'_, '_> {
     }
 
     /// As [`View::refusal`]; and a sandbox that is written has nothing laid over it.
-    fn refusal(&self, spot: &Spot, kind: TargetKind, replace: bool) -> Option<String> {
+    pub(super) fn refusal(&self, spot: &Spot, kind: TargetKind, replace: bool) -> Option<String> {
         if *self.writes == Writes::Sandbox && replace && self.view.must_cover(&spot.path, kind) {
             return Some("the sandbox has something else there, which is not changed".to_owned());
         }
@@ -527,19 +537,6 @@ impl Chosen<'_, '_> {
     fn clear(&mut self, place: &Path) {
         self.view.mounts.retain(|mount| !mount.target.0.starts_with(place));
         self.covered.retain(|covered| !covered.starts_with(place));
-    }
-
-    /// A new file system of POSIX message queues: that of the host shows the host's.
-    fn add_message_queues(&mut self) -> Result<()> {
-        let Some(because) = self.asked.ipc.clone() else { return Ok(()) };
-        let spot = self.view.resolve(Path::new("/dev/mqueue"), true)?;
-        let contained = self.asked.contain.is_some();
-        if self.left_out("dev", Path::new("/dev/mqueue")) || !contained && spot.kind.is_none() {
-            return Ok(());
-        }
-        let what = MountKind::Kernel { file_system: "mqueue", options: "" };
-        self.push(what, spot, because, true);
-        Ok(())
     }
 
     fn add_scratch(&mut self) -> Result<()> {

@@ -9,6 +9,7 @@ use rustix::net::SocketFlags;
 
 use super::Namespaces;
 use super::message::{self, JOIN, WELCOME};
+use super::others;
 use super::rendezvous::Place;
 
 /// Others may join.
@@ -23,6 +24,8 @@ pub struct Open {
     members: Vec<OwnedFd>,
     /// When the last member was gone.
     alone_since: Option<Instant>,
+    /// Whether there are processes that may start another one.
+    others: bool,
     /// When to try to close again, after someone else held the lock.
     retry_at: Option<Instant>,
 }
@@ -31,6 +34,7 @@ impl Open {
     /// The door of a server that others find at `place`; the first container's process is its first member.
     pub fn new(listener: OwnedFd, place: Place, linger: Duration, first: (Namespaces, OwnedFd)) -> Self {
         let (namespaces, member) = first;
+        place.remove_others();
         Self {
             listener,
             place,
@@ -39,6 +43,7 @@ impl Open {
             callers: vec![],
             members: vec![member],
             alone_since: None,
+            others: true,
             retry_at: None,
         }
     }
@@ -92,7 +97,10 @@ impl Open {
             self.accept();
         }
         match (self.members.is_empty(), self.alone_since) {
-            (true, None) => self.alone_since = Some(Instant::now()),
+            (true, None) => {
+                self.alone_since = Some(Instant::now());
+                self.others = !others::are_none();
+            }
             (false, Some(_)) => (self.alone_since, self.retry_at) = (None, None),
             _ => {}
         }
@@ -103,7 +111,8 @@ impl Open {
     /// begins no new time.
     fn deadline(&self) -> Option<Instant> {
         let waits = self.callers.is_empty();
-        self.alone_since.filter(|_| waits).map(|since| self.retry_at.unwrap_or(since + self.linger))
+        let linger = if self.others { self.linger } else { Duration::ZERO };
+        self.alone_since.filter(|_| waits).map(|since| self.retry_at.unwrap_or(since + linger))
     }
 
     /// Whether nobody is left, and the time to linger is over.

@@ -31,6 +31,7 @@ mod keeper;
 mod key;
 mod message;
 mod operations;
+mod others;
 mod readahead;
 mod rendezvous;
 mod sandbox;

@@ -33,8 +33,21 @@ pub fn restore_sigpipe() {
     unsafe { libc::signal(libc::SIGPIPE, disposition) };
 }
 
-/// No signal is blocked from here on, and all that were caught or ignored do what they do by default but SIGPIPE,
-/// which stays ignored: for a server, whatever its first caller had set.
+/// What a batch system or a terminal sends to all processes of a job, and programs may answer at leisure.
+const MEANT_FOR_PROGRAMS: [libc::c_int; 8] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGTERM,
+    libc::SIGPIPE,
+];
+
+/// No signal is blocked from here on, and all that were caught or ignored do what they do by default: for a server,
+/// whatever its first caller had set. But what is meant for its programs does not end it, since one that saves its
+/// state before the time is up still reads its files. The server goes when they have gone.
 pub fn reset_for_server() {
     // SAFETY: the set is initialised by sigemptyset before it is used; signal() with SIG_DFL and SIG_IGN installs
     // no handler. Numbers that may not be changed give EINVAL.
@@ -43,9 +56,9 @@ pub fn reset_for_server() {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         for signal in 1..=libc::SIGRTMAX() {
-            libc::signal(signal, libc::SIG_DFL);
+            let ignored = MEANT_FOR_PROGRAMS.contains(&signal);
+            libc::signal(signal, if ignored { libc::SIG_IGN } else { libc::SIG_DFL });
         }
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
 }
 

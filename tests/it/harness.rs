@@ -94,6 +94,8 @@ pub enum Need {
     Musl,
     /// The mirror that the Debian tree has its packages from.
     Mirror,
+    /// A kernel that lets processes of one user read each other's memory.
+    Peek,
 }
 
 impl Need {
@@ -111,6 +113,7 @@ impl Need {
             Self::StaticC => "static-c",
             Self::Musl => "musl",
             Self::Mirror => "mirror",
+            Self::Peek => "peek",
         }
     }
 
@@ -160,6 +163,7 @@ impl Need {
             Self::StaticC => crate::needs::links_statically("gcc"),
             Self::Musl => crate::needs::links_statically("musl-gcc"),
             Self::Mirror => crate::needs::mirror_answers(),
+            Self::Peek => crate::needs::lets_peek(),
         }
     }
 }

@@ -26,6 +26,7 @@ mod old_kernels;
 mod pack;
 mod pack_layers;
 mod process;
+mod ranks;
 mod reader;
 mod sbom;
 mod serve;

@@ -41,3 +41,9 @@ pub fn gives_requests_up() -> Result<(), String> {
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     (version >= (6, 14)).then_some(()).ok_or_else(|| format!("the kernel is {release}"))
 }
+
+/// Whether Yama lets a process read the memory of one that is not its child.
+pub fn lets_peek() -> Result<(), String> {
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_else(|_| "0".into());
+    (scope.trim() == "0").then_some(()).ok_or_else(|| format!("kernel.yama.ptrace_scope is {}", scope.trim()))
+}

@@ -23,17 +23,18 @@ pub fn all(host: &Host) -> Vec<Check> {
     let mut checks = vec![user_namespaces(host), fuse(host), mount_descriptors()];
     checks.extend([overlay(), writable_overlay(), subordinate_ids(host), control_group(host)]);
     checks.extend(kernel_features());
+    checks.extend(super::parallel::all(host));
     checks.extend(places(host));
     checks.extend(limits(host));
     checks
 }
 
-fn good(group: &'static str, name: &str, found: impl Into<String>) -> Check {
+pub(super) fn good(group: &'static str, name: &str, found: impl Into<String>) -> Check {
     Check { group, name: name.to_owned(), state: State::Ok, found: found.into(), mend: None }
 }
 
 impl Check {
-    fn but(mut self, state: State, mend: impl Into<String>) -> Self {
+    pub(super) fn but(mut self, state: State, mend: impl Into<String>) -> Self {
         (self.state, self.mend) = (state, Some(mend.into()));
         self
     }

@@ -5,6 +5,7 @@
 //! ```
 
 mod checks;
+mod parallel;
 
 use std::io::{self, IsTerminal, Write};
 

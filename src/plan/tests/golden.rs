@@ -21,6 +21,7 @@ const GOLDEN_HOST: &[&str] = &[
     "dev/full",
     "dev/mqueue/",
     "dev/null",
+    "dev/shm/",
     "dev/random",
     "dev/tty",
     "dev/urandom",
@@ -31,6 +32,9 @@ const GOLDEN_HOST: &[&str] = &[
     "home/eve/",
     "overlay/lower/upper/",
     "overlay/upper/",
+    "run/munge/",
+    "tmp/slurm/pmix.7.2/",
+    "var/spool/slurmd/",
     "work/",
 ];
 /// What the made-up image has besides the usual.
@@ -134,7 +138,22 @@ const CASES: &[Case] = &[
            ..with_accelerators("no-nv", "exec --no-nv --no-rocm a.sif true") },
     by_variables("variables",  &[("SKIFF_BIND", "/data"), ("APPTAINER_CONTAIN", "1"), ("SINGULARITY_HOME", "/home/eve"),
                                  ("APPTAINER_PID", "true"), ("SKIFF_FAKEROOT", "0"), ("APPTAINERENV_A", "1")]),
+    Case { variables: SRUN, ..case("slurm-contained", "exec --containall a.sif true") },
+    Case { variables: SRUN, ..case("slurm-cleanenv",  "exec --cleanenv --no-env PMIX_* a.sif true") },
     by_variables("slurm",      &[("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "2"), ("XDG_RUNTIME_DIR", "/run/user/1000")]),
+];
+
+/// What the first of four ranks finds that srun has started with PMIx.
+const SRUN: &[(&str, &str)] = &[
+    ("SLURM_JOB_ID", "7"),
+    ("SLURM_STEP_ID", "2"),
+    ("SLURM_PROCID", "0"),
+    ("SLURM_STEP_NUM_TASKS", "4"),
+    ("PMIX_RANK", "0"),
+    ("PMIX_SECURITY_MODE", "munge,native"),
+    ("PMIX_SERVER_TMPDIR", "/tmp/slurm/pmix.7.2/"),
+    ("CUDA_VISIBLE_DEVICES", "1"),
+    ("OTHER", "stays outside"),
 ];
 
 /// Flags that shape no plan of their own.
