@@ -163,6 +163,11 @@ impl Scheduler {
         self.rank.is_some() && self.ranks != Some(1)
     }
 
+    /// Whether this is the rank that tells what concerns all of them; it may look for it longer than the others.
+    pub fn speaks_for_all(&self) -> bool {
+        self.rank.unwrap_or(0) == 0
+    }
+
     fn launchers(&self) -> impl Iterator<Item = &'static Launcher> {
         LAUNCHERS.iter().filter(|launcher| self.seen.iter().any(|seen| seen.name == launcher.name))
     }
@@ -186,8 +191,7 @@ impl Scheduler {
 
     /// What the caller should be told; by one rank, since each says the same.
     pub fn warnings(&mut self, asked: &Asked, host: &Host, view: &View<'_>) -> Vec<String> {
-        // Looking through the image's libraries takes longer than all else here.
-        if self.rank.unwrap_or(0) != 0 {
+        if !self.speaks_for_all() {
             return Vec::new();
         }
         self.hints = self.hints(host, view);
@@ -205,15 +209,6 @@ impl Scheduler {
                     because.origin()
                 ));
             }
-        }
-        let set = |name: &str| host.variable(name).map(OsStr::as_bytes).unwrap_or_default();
-        let modes = [set("PMIX_MCA_psec"), set("PMIX_SECURITY_MODE")];
-        let mode = modes.into_iter().find(|mode| !mode.is_empty()).unwrap_or_default();
-        if mode.starts_with(b"munge") && !has_library(host, view, "libmunge.so") {
-            warnings.push(
-                "the PMIx server asks for munge first, which the image has not: if MPI_Init fails, set PMIX_MCA_psec=native"
-                    .to_owned(),
-            );
         }
         warnings
     }

@@ -21,6 +21,7 @@ use crate::image::Tree;
 use crate::plan::Because;
 use crate::plan::inject::Injection;
 use crate::plan::libraries::image_place;
+use crate::plan::scheduler;
 
 /// Variables that name directories of the host's MPI. An image's own looks for its plugins there, and finds none, or
 /// those of another version.
@@ -53,11 +54,9 @@ fn ranks(host: &Host) -> u64 {
     names.iter().find_map(number).unwrap_or(1)
 }
 
-/// How many of them are on this machine.
-fn local_ranks(host: &Host) -> u64 {
-    let names = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
-    let number = |name: &&str| host.variable(name)?.to_str()?.parse().ok();
-    names.iter().find_map(number).unwrap_or_else(|| ranks(host))
+/// Whether this is the rank that tells what concerns all.
+fn speaks_for_all(host: &Host) -> bool {
+    scheduler::read(host).is_none_or(|scheduler| scheduler.speaks_for_all())
 }
 
 /// What a container without `--mpi` is told when a launcher has started it: variables that name the host's MPI stay
@@ -78,7 +77,7 @@ pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree) -> Result<
             );
         }
     }
-    if ranks(host) < 2 {
+    if ranks(host) < 2 || !speaks_for_all(host) {
         return Ok(injection);
     }
     let munge =
@@ -105,24 +104,12 @@ pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree) -> Result<
     Ok(injection)
 }
 
-/// What a container of its own costs several ranks: each has a /dev/shm of its own, and shared memory is what they talk by.
-pub fn warn_of_contained_memory(host: &Host, contain: Option<&Because>, injection: &mut Injection) {
-    let Some(because) = contain else { return };
-    if local_ranks(host) > 1 {
-        injection.warnings.push(format!(
-            "{} ranks of this machine do not share memory: each has a /dev/shm of its own ({}); add --bind /dev/shm",
-            local_ranks(host),
-            because.origin()
-        ));
-    }
-}
-
 /// What is sure to go wrong. `image` are the MPIs that the program may use; `bound` takes their place.
 pub fn warnings(host: &Host, image: &[Mpi], bound: Option<&Mpi>) -> Vec<String> {
     let mut out = Vec::new();
     let ranks = ranks(host);
     let used: Vec<&Mpi> = bound.map_or_else(|| image.iter().collect(), |mpi| vec![mpi]);
-    let (Some(first), true) = (used.first(), ranks > 1) else { return out };
+    let (Some(first), true) = (used.first(), ranks > 1 && speaks_for_all(host)) else { return out };
     let set = |name: &str| host.variable(name).is_some_and(|value| !value.is_empty());
     let (pmix, pmi) = (set("PMIX_NAMESPACE"), set("PMI_FD") || set("PMI_RANK") || set("PMI_JOBID"));
     let alone = format!("each of the {ranks} ranks would be rank 0 of 1");
@@ -141,18 +128,5 @@ pub fn warnings(host: &Host, image: &[Mpi], bound: Option<&Mpi>) -> Vec<String> 
              Open MPI 4, or inside: skiff exec IMAGE mpirun -n {ranks} ..."
         ));
     }
-    if local_ranks(host) > 1 && yama(host) {
-        out.push(
-            "ranks cannot read each other's memory (kernel.yama.ptrace_scope is not 0), so large messages are copied twice; \
-             an administrator mends it: sysctl kernel.yama.ptrace_scope=0"
-                .to_owned(),
-        );
-    }
     out
-}
-
-/// Whether Yama bars processes from each other's memory.
-fn yama(host: &Host) -> bool {
-    let scope = std::fs::read_to_string(host.real(Path::new("/proc/sys/kernel/yama/ptrace_scope")));
-    scope.is_ok_and(|scope| scope.trim() != "0")
 }

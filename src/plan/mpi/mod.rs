@@ -97,11 +97,8 @@ pub fn plan_mpi(request: &Request<'_>, host: &Host, config: &Config, image: &Tre
         Action::Exec => request.words.first().map(Path::new),
         _ => None,
     };
-    let contain = super::asked::read(request.flags, host).contain;
     let Some((asked, because)) = asked(request.flags, host) else {
-        let mut injection = launcher::without_mpi(program, host, image)?;
-        launcher::warn_of_contained_memory(host, contain.as_ref(), &mut injection);
-        return Ok(injection);
+        return launcher::without_mpi(program, host, image);
     };
     let report = examine(&(asked, because), program, host, config, image)?;
     if let Some(why) = report.verdict.refusal {
@@ -113,7 +110,6 @@ pub fn plan_mpi(request: &Request<'_>, host: &Host, config: &Config, image: &Tre
         });
     }
     let mut injection = report.injection;
-    launcher::warn_of_contained_memory(host, contain.as_ref(), &mut injection);
     injection.warnings.extend(launcher::warnings(host, &report.image, report.host.as_ref()));
     Ok(injection)
 }
