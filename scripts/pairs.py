@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints what pairs of measurements come to: medians, and the median of the ratios to the run outside just before.
+"""Prints what pairs of measurements come to: the median run and the best, and the ratios to those outside.
 
 usage: pairs.py NAME FILE      lines of FILE: WHERE MICROSECONDS MEGABYTES_PER_SECOND ...; WHERE begins with outside
 """
@@ -18,10 +18,14 @@ complete = [one for one in rounds if len(one) == 3]
 if not complete:
     sys.exit(f"{name}: no complete round")
 for where in ("outside", "inside", "bind"):
-    latency, bandwidth = ([one[where][k] for one in complete] for k in (0, 1))
-    text = f"{name}, {where:<7}  {statistics.median(latency):7.3f} us {statistics.median(bandwidth):7.0f} MB/s"
-    text += f"   best {min(latency):6.3f} us {max(bandwidth):6.0f} MB/s"
-    if where != "outside":
-        ratios = [[one[where][k] / one["outside"][k] for one in complete] for k in (0, 1)]
-        text += "   ratio to outside: latency %.3f, bandwidth %.3f" % tuple(statistics.median(r) for r in ratios)
+    text = f"{name}, {where:<7} "
+    for which, middle in (("median", True), ("best", False)):
+        figures = []
+        for k, best in ((0, min), (1, max)):
+            of = lambda place: [one[place][k] for one in complete]
+            pick = statistics.median if middle else best
+            figures.append((pick(of(where)), pick(of(where)) / pick(of("outside"))))
+        text += "  %s %.3f us %.0f MB/s" % (which, figures[0][0], figures[1][0])
+        if where != "outside":
+            text += " (%.3f, %.3f of outside)" % (figures[0][1], figures[1][1])
     print(text)

@@ -165,9 +165,12 @@ pub fn major(mpi: &Mpi) -> Option<u32> {
         .and_then(|number| number.parse().ok())
 }
 
+/// How the names of MPI's interface begin.
+const INTERFACE: &[&str] = &["MPI_", "PMPI_", "ompi_mpi_", "MPIX_", "mpi_"];
+
 /// Whether a name is part of MPI's interface for programs, in C or Fortran.
 pub fn is_interface(name: &str) -> bool {
-    ["MPI_", "PMPI_", "ompi_mpi_", "MPIX_", "mpi_"].iter().any(|prefix| name.starts_with(prefix))
+    INTERFACE.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
