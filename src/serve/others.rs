@@ -1,8 +1,8 @@
 //! Who could still come: whether a server is alone in its control group.
 //!
 //! Lingering serves the next container that some process of the group starts. A batch system that keeps a step's
-//! processes in a group kills what is left in it as soon as the step's own have ended; a server that is alone there by
-//! then leaves first, and takes its socket along, which nobody else would.
+//! processes in a group kills what is left in it as soon as the step's own have ended; a server that is alone there
+//! leaves at once, mostly before that, and takes its socket along.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

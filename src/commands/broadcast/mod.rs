@@ -134,11 +134,8 @@ fn groups(host: &Host) -> Option<Vec<Group>> {
         let nodes = number("SLURM_JOB_NUM_NODES").or_else(|| number("SLURM_NNODES")).unwrap_or(1);
         return Some(vec![Group { job, nodes, component: None }]);
     };
-    // That of the first component, from whichever this is called.
-    let leader =
-        host.variable("SLURM_JOB_ID_HET_GROUP_0").map_or(job, |id| id.to_string_lossy().into_owned());
     let group = |component: u32| Group {
-        job: format!("{leader}+{component}"),
+        job: format!("{job}+{component}"),
         nodes: number(&format!("SLURM_JOB_NUM_NODES_HET_GROUP_{component}")).unwrap_or(1),
         component: Some(component),
     };
