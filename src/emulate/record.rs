@@ -140,7 +140,11 @@ impl Entry {
     /// Records an owner.
     pub fn set_owner(&self, owner: Owner) -> Outcome<()> {
         if let Some(place) = self.owner_place() {
-            let kept = place.put(owner);
+            let mut kept = place.put(owner);
+            if kept == Err(Errno::NOSPC) && self.kind() == FileType::Directory {
+                self.make_room()?;
+                kept = place.put(owner);
+            }
             // The attributes of a directory are one block in some file systems: it must not be full of links that
             // nothing can be done for.
             let full = !self.has_attributes() && kept == Err(Errno::NOSPC);
@@ -150,6 +154,20 @@ impl Entry {
         }
         if self.kind() == FileType::RegularFile {
             self.forgive(self.own_place(&[XATTR, CAPABILITY].concat()).remove())?;
+        }
+        Ok(())
+    }
+
+    /// Takes records of names out of a directory that is full of them: its own counts more.
+    fn make_room(&self) -> Outcome<()> {
+        /// The kernel gives no longer lists (`XATTR_LIST_MAX`).
+        const LIST_BYTES: usize = 64 << 10;
+        let mut names = vec![0; LIST_BYTES];
+        let length = rustix::fs::listxattr(self.path(), &mut names)?;
+        let names = names[..length].split(|byte| *byte == 0);
+        // One is longer than that of a directory, as names go; values differ a little.
+        for name in names.filter(|name| name.starts_with(OWNER_OF.as_bytes())).take(2) {
+            self.forgive(rustix::fs::removexattr(self.path(), name))?;
         }
         Ok(())
     }

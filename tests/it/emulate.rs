@@ -133,8 +133,7 @@ fn records_lie_in_the_overlay_beside_the_owners_of_the_image() {
     assert_eq!(attribute(&upper, "user.skiff.owner.link"), "8:9");
     // A directory of the image cannot be renamed: programs copy it, as what it says it is.
     make_overlay(&place, "moved");
-    let script =
-        "chown 5:7 /bin/busybox; mv /bin /moved && /moved/busybox stat -c %u:%g /moved /moved/busybox";
+    let script = "chown 3:4 /bin; chown 5:7 /bin/busybox; mv /bin /moved && /moved/busybox stat -c %u:%g /moved /moved/busybox";
     assert_eq!(run(&place, &["--overlay", "moved"], script).ok(), "3:4\n5:7\n");
     assert_eq!(attribute(&place.work("moved/upper/moved/busybox"), "user.skiff.owner"), "5:7");
 }
