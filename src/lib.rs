@@ -31,6 +31,7 @@ pub mod image;
 pub mod launch;
 pub mod pack;
 pub mod plan;
+pub mod records;
 pub mod remedies;
 pub mod serve;
 pub mod sys;

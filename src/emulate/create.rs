@@ -3,8 +3,7 @@
 //! root's; so for a process that has taken other ids, the supervisor makes them, records whose they are, and hands in
 //! the descriptor.
 //!
-//! What root makes the kernel makes at once, without a look at the directory: that would cost every file of every
-//! package four times as much, for the few that lie in a directory with the bit and another group.
+//! What root makes the kernel makes, but in the few directories with the bit and another group.
 //!
 //! Whatever stands in the way is left to the kernel, which does the call then and knows the right error.
 
@@ -14,8 +13,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::filter::Call;
+use super::names;
 use super::record::{Entry, Owner};
+use super::table::Call;
 use super::target::{self, Outcome, Target};
 use crate::sys::notify::{Answer, Notification};
 
@@ -36,10 +36,27 @@ fn is_device(mode: u32) -> bool {
 
 /// Makes what is asked for with its owner, or has the kernel do it.
 pub fn answer(target: &mut Target<'_>, call: Call, who: Owner) -> Outcome<Answer> {
+    if who == Owner::default() && matches!(is_plain(target, call), Ok(true) | Err(_)) {
+        return Ok(Answer::Continue);
+    }
     match Making::begin(target, call, who) {
         Ok(Some(making)) => making.finish(target),
         Ok(None) | Err(_) => Ok(Answer::Continue),
     }
+}
+
+/// Whether what root makes is root's: if the directory has no set-group-id bit.
+fn is_plain(target: &mut Target<'_>, call: Call) -> Outcome<bool> {
+    let asked = Asked::new(target, call)?;
+    let path = target.read_path(asked.path)?;
+    if matches!(asked.what, What::Link(_) | What::Node) {
+        // An error means that nothing is made, or that no record can be.
+        let _ = names::prepare_new(target, asked.directory, &path);
+    }
+    let (directory, _, _) = target::split(path.to_bytes())?;
+    let directory = if matches!(asked.what, What::Nameless(_)) { path } else { directory };
+    let facts = target.glance(asked.directory, &directory, AtFlags::empty())?;
+    Ok(facts.is_some_and(|facts| u32::from(facts.stx_mode) & libc::S_ISGID == 0))
 }
 
 /// What is made.
@@ -173,7 +190,10 @@ impl Making {
             other => other?,
         };
         let recorded = object.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-        let recorded = recorded.and_then(Entry::new).and_then(|entry| entry.set_owner(self.owner));
+        let recorded = recorded.and_then(Entry::new).and_then(|entry| {
+            entry.set_owner(self.owner)?;
+            target.forget(&entry)
+        });
         let answered = recorded.and_then(|()| self.hand_in(target, object));
         if answered.is_err() {
             self.unmake();
@@ -259,7 +279,7 @@ impl Asked {
 }
 
 /// Whose something is that is made in a directory.
-fn owner_in(directory: &OwnedFd, who: Owner) -> Outcome<Owner> {
+pub fn owner_in(directory: &OwnedFd, who: Owner) -> Outcome<Owner> {
     if rustix::fs::fstat(directory)?.st_mode & libc::S_ISGID == 0 {
         return Ok(who);
     }

@@ -5,10 +5,11 @@ use std::ffi::CStr;
 use rustix::fs::{AtFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::filter::Call;
 use super::identity::{Capability, Identity, SAME};
 use super::record::{self, Entry, Owner};
+use super::table::Call;
 use super::target::{Outcome, Target};
+use crate::records::PREFIX;
 use crate::sys::notify::Answer;
 
 /// Carries a call out, or records it.
@@ -86,6 +87,7 @@ fn chown(
     }
     entry.touch_owner()?;
     entry.set_owner(owner)?;
+    target.forget(&entry)?;
     Ok(Answer::Value(0))
 }
 
@@ -100,6 +102,7 @@ fn mknod(target: &mut Target<'_>, (path, directory): (usize, i32), who: &Identit
         return Err(if there { Errno::EXIST } else { Errno::PERM });
     }
     record::make_device(&parent, name, mode & !mask, device)?;
+    target.known.forget_all();
     Ok(Answer::Value(0))
 }
 
@@ -170,11 +173,15 @@ impl Value {
 const VALUE_BYTES: u64 = 64 << 10;
 const NAME_BYTES: usize = 256;
 
-/// The attribute's name; `None` when the kernel can do the call as well as anybody.
+/// The attribute's name; `None` when the kernel can do the call.
 fn privileged_name(target: &Target<'_>, named: &Named) -> Outcome<Option<String>> {
     // Whatever is wrong with it, the kernel says.
     let name = target.read_text(target.argument(named.name), NAME_BYTES).unwrap_or(None);
     let name = name.and_then(|name| CStr::to_str(&name).ok().map(str::to_owned));
+    if name.as_ref().is_some_and(|name| name.starts_with(PREFIX)) {
+        // A program that copies attributes.
+        target.known.forget_all();
+    }
     Ok(name.filter(|name| {
         let bare = name.strip_prefix("security.").or_else(|| name.strip_prefix("trusted."));
         bare.is_some_and(|bare| !bare.is_empty())

@@ -9,69 +9,8 @@
 //! ```
 
 use super::Scope;
+use super::table::{Call, architectures};
 use crate::sys::notify::Instruction;
-
-/// An emulated call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Call {
-    Chown,
-    Lchown,
-    Fchown,
-    Fchownat,
-    Mknod,
-    Mknodat,
-    Setxattr,
-    Lsetxattr,
-    Fsetxattr,
-    Setxattrat,
-    Removexattr,
-    Lremovexattr,
-    Fremovexattr,
-    Removexattrat,
-    /// These make files, which are the caller's. So does mknod.
-    Open,
-    Openat,
-    Openat2,
-    Creat,
-    Mkdir,
-    Mkdirat,
-    Symlink,
-    Symlinkat,
-    /// The rest sets ids and asks for them: of the user, of the group.
-    Set(Which, Set),
-    Get(Which, Get),
-    GetThree(Which),
-    Setgroups,
-    Getgroups,
-    Capset,
-}
-
-/// Whose ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    User,
-    Group,
-}
-
-/// How ids are set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Set {
-    /// setuid(2)
-    One,
-    /// setreuid(2)
-    Two,
-    /// setresuid(2)
-    Three,
-    /// setfsuid(2)
-    Files,
-}
-
-/// Which id is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Get {
-    Real,
-    Effective,
-}
 
 /// What the filter does with the calls of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,216 +21,6 @@ pub enum Action {
     Pretend,
 }
 
-/// A way to make system calls: its `AUDIT_ARCH_…` (linux/audit.h), and the numbers of the emulated calls.
-struct Architecture {
-    audit: u32,
-    calls: &'static [(u32, Call)],
-}
-
-/// The ways that programs can take on this machine, the usual one first. Calls made in another way are let through.
-fn architectures(machine: &str) -> &'static [Architecture] {
-    match machine {
-        "x86_64" => &[
-            Architecture { audit: 0xC000_003E, calls: X86_64 },
-            Architecture { audit: 0x4000_0003, calls: I386 },
-        ],
-        "aarch64" => &[
-            Architecture { audit: 0xC000_00B7, calls: GENERIC },
-            Architecture { audit: 0x4000_0028, calls: ARM },
-        ],
-        "riscv64" => &[Architecture { audit: 0xC000_00F3, calls: GENERIC }],
-        _ => &[],
-    }
-}
-
-/// The call that a notification is about.
-pub fn call(audit: u32, number: i32) -> Option<Call> {
-    let all = architectures(std::env::consts::ARCH);
-    let known = all.iter().find(|architecture| architecture.audit == audit)?;
-    let number = u32::try_from(number).ok()?;
-    known.calls.binary_search_by_key(&number, |(number, _)| *number).ok().map(|place| known.calls[place].1)
-}
-
-const SETUID: Call = Call::Set(Which::User, Set::One);
-const SETGID: Call = Call::Set(Which::Group, Set::One);
-const SETREUID: Call = Call::Set(Which::User, Set::Two);
-const SETREGID: Call = Call::Set(Which::Group, Set::Two);
-const SETRESUID: Call = Call::Set(Which::User, Set::Three);
-const SETRESGID: Call = Call::Set(Which::Group, Set::Three);
-const SETFSUID: Call = Call::Set(Which::User, Set::Files);
-const SETFSGID: Call = Call::Set(Which::Group, Set::Files);
-const GETUID: Call = Call::Get(Which::User, Get::Real);
-const GETGID: Call = Call::Get(Which::Group, Get::Real);
-const GETEUID: Call = Call::Get(Which::User, Get::Effective);
-const GETEGID: Call = Call::Get(Which::Group, Get::Effective);
-const GETRESUID: Call = Call::GetThree(Which::User);
-const GETRESGID: Call = Call::GetThree(Which::Group);
-
-/// Numbers ascend in every table.
-const X86_64: &[(u32, Call)] = &[
-    (2, Call::Open),
-    (83, Call::Mkdir),
-    (85, Call::Creat),
-    (88, Call::Symlink),
-    (92, Call::Chown),
-    (93, Call::Fchown),
-    (94, Call::Lchown),
-    (102, GETUID),
-    (104, GETGID),
-    (105, SETUID),
-    (106, SETGID),
-    (107, GETEUID),
-    (108, GETEGID),
-    (113, SETREUID),
-    (114, SETREGID),
-    (115, Call::Getgroups),
-    (116, Call::Setgroups),
-    (117, SETRESUID),
-    (118, GETRESUID),
-    (119, SETRESGID),
-    (120, GETRESGID),
-    (122, SETFSUID),
-    (123, SETFSGID),
-    (126, Call::Capset),
-    (133, Call::Mknod),
-    (188, Call::Setxattr),
-    (189, Call::Lsetxattr),
-    (190, Call::Fsetxattr),
-    (197, Call::Removexattr),
-    (198, Call::Lremovexattr),
-    (199, Call::Fremovexattr),
-    (257, Call::Openat),
-    (258, Call::Mkdirat),
-    (259, Call::Mknodat),
-    (260, Call::Fchownat),
-    (266, Call::Symlinkat),
-    (437, Call::Openat2),
-    (463, Call::Setxattrat),
-    (466, Call::Removexattrat),
-];
-
-/// Those without 32-bit ids (chown, setuid, ...) are let through: no C library of this century uses them.
-const I386: &[(u32, Call)] = &[
-    (5, Call::Open),
-    (8, Call::Creat),
-    (14, Call::Mknod),
-    (39, Call::Mkdir),
-    (83, Call::Symlink),
-    (185, Call::Capset),
-    (198, Call::Lchown),
-    (199, GETUID),
-    (200, GETGID),
-    (201, GETEUID),
-    (202, GETEGID),
-    (203, SETREUID),
-    (204, SETREGID),
-    (205, Call::Getgroups),
-    (206, Call::Setgroups),
-    (207, Call::Fchown),
-    (208, SETRESUID),
-    (209, GETRESUID),
-    (210, SETRESGID),
-    (211, GETRESGID),
-    (212, Call::Chown),
-    (213, SETUID),
-    (214, SETGID),
-    (215, SETFSUID),
-    (216, SETFSGID),
-    (226, Call::Setxattr),
-    (227, Call::Lsetxattr),
-    (228, Call::Fsetxattr),
-    (235, Call::Removexattr),
-    (236, Call::Lremovexattr),
-    (237, Call::Fremovexattr),
-    (295, Call::Openat),
-    (296, Call::Mkdirat),
-    (297, Call::Mknodat),
-    (298, Call::Fchownat),
-    (304, Call::Symlinkat),
-    (437, Call::Openat2),
-    (463, Call::Setxattrat),
-    (466, Call::Removexattrat),
-];
-
-/// 64-bit processors that Linux came to late (asm-generic/unistd.h): without the calls that newer ones replaced.
-const GENERIC: &[(u32, Call)] = &[
-    (5, Call::Setxattr),
-    (6, Call::Lsetxattr),
-    (7, Call::Fsetxattr),
-    (14, Call::Removexattr),
-    (15, Call::Lremovexattr),
-    (16, Call::Fremovexattr),
-    (33, Call::Mknodat),
-    (34, Call::Mkdirat),
-    (36, Call::Symlinkat),
-    (54, Call::Fchownat),
-    (55, Call::Fchown),
-    (56, Call::Openat),
-    (91, Call::Capset),
-    (143, SETREGID),
-    (144, SETGID),
-    (145, SETREUID),
-    (146, SETUID),
-    (147, SETRESUID),
-    (148, GETRESUID),
-    (149, SETRESGID),
-    (150, GETRESGID),
-    (151, SETFSUID),
-    (152, SETFSGID),
-    (158, Call::Getgroups),
-    (159, Call::Setgroups),
-    (174, GETUID),
-    (175, GETEUID),
-    (176, GETGID),
-    (177, GETEGID),
-    (437, Call::Openat2),
-    (463, Call::Setxattrat),
-    (466, Call::Removexattrat),
-];
-
-/// As I386 but for the last ones.
-const ARM: &[(u32, Call)] = &[
-    (5, Call::Open),
-    (8, Call::Creat),
-    (14, Call::Mknod),
-    (39, Call::Mkdir),
-    (83, Call::Symlink),
-    (185, Call::Capset),
-    (198, Call::Lchown),
-    (199, GETUID),
-    (200, GETGID),
-    (201, GETEUID),
-    (202, GETEGID),
-    (203, SETREUID),
-    (204, SETREGID),
-    (205, Call::Getgroups),
-    (206, Call::Setgroups),
-    (207, Call::Fchown),
-    (208, SETRESUID),
-    (209, GETRESUID),
-    (210, SETRESGID),
-    (211, GETRESGID),
-    (212, Call::Chown),
-    (213, SETUID),
-    (214, SETGID),
-    (215, SETFSUID),
-    (216, SETFSGID),
-    (226, Call::Setxattr),
-    (227, Call::Lsetxattr),
-    (228, Call::Fsetxattr),
-    (235, Call::Removexattr),
-    (236, Call::Lremovexattr),
-    (237, Call::Fremovexattr),
-    (322, Call::Openat),
-    (323, Call::Mkdirat),
-    (324, Call::Mknodat),
-    (325, Call::Fchownat),
-    (331, Call::Symlinkat),
-    (437, Call::Openat2),
-    (463, Call::Setxattrat),
-    (466, Call::Removexattrat),
-];
-
 /// The program; none for a machine that is not in the tables.
 pub fn program(machine: &str, scope: Scope, action: Action) -> Option<Vec<Instruction>> {
     let architectures = architectures(machine);
@@ -299,12 +28,15 @@ pub fn program(machine: &str, scope: Scope, action: Action) -> Option<Vec<Instru
         return None;
     }
     let mut program = vec![load(ARCHITECTURE)];
-    for Architecture { audit, calls } in architectures {
-        let calls: Vec<_> =
-            calls.iter().copied().filter(|(_, call)| concerns(scope, action, *call)).collect();
+    for architecture in architectures {
+        let calls: Vec<_> = architecture.calls().filter(|(_, call)| concerns(scope, action, *call)).collect();
         let body = search(&calls, scope, action);
         // A long jump: the body may be longer than a condition can skip.
-        program.extend([condition(JUMP_EQUAL, *audit, 1, 0), jump(body.len() as u32 + 1), load(NUMBER)]);
+        program.extend([
+            condition(JUMP_EQUAL, architecture.audit, 1, 0),
+            jump(body.len() as u32 + 1),
+            load(NUMBER),
+        ]);
         program.extend(body);
     }
     program.push(give(ALLOW));
@@ -349,19 +81,23 @@ fn found(call: Call, scope: Scope, action: Action) -> Vec<Instruction> {
         Action::Ask => libc::SECCOMP_RET_USER_NOTIF,
         Action::Pretend => libc::SECCOMP_RET_ERRNO,
     };
-    let flags =
-        |index| vec![load(argument(index)), condition(JUMP_SET, MAKES, 0, 1), give(action), give(ALLOW)];
+    let with =
+        |index, bits| vec![load(argument(index)), condition(JUMP_SET, bits, 0, 1), give(action), give(ALLOW)];
     match call {
         Call::Mknod => mknod(1, asked, action),
         Call::Mknodat => mknod(2, asked, action),
-        Call::Open => flags(1),
-        Call::Openat => flags(2),
+        Call::Open => with(1, MAKES),
+        Call::Openat => with(2, MAKES),
+        Call::Statx => with(3, RECORDED),
         _ => vec![give(action)],
     }
 }
 
 /// The flags of open(2) by which files are made: O_CREAT, and that of O_TMPFILE which is its own.
 const MAKES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
+
+/// What statx(2) can be asked for that is recorded.
+const RECORDED: u32 = libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_UID | libc::STATX_GID;
 
 /// mknod(2), whose argument `mode` says what is made, and the next one which device. `all`: not devices alone.
 fn mknod(mode: u32, all: bool, action: u32) -> Vec<Instruction> {
@@ -453,26 +189,27 @@ mod tests {
         for machine in MACHINES {
             let [ask, pretend] = [Action::Ask, Action::Pretend]
                 .map(|action| program(machine, Scope::Root, action).expect("known"));
-            for Architecture { audit, calls } in architectures(machine) {
-                assert!(calls.windows(2).all(|two| two[0].0 < two[1].0), "{machine} {audit:#x}");
+            for architecture in architectures(machine) {
+                let audit = architecture.audit;
                 for number in (0..600).chain([0x4000_0000 + 92, u32::MAX]) {
-                    let call = calls.iter().find(|(known, _)| *known == number).map(|(_, call)| *call);
+                    let call = architecture.calls().find(|(known, _)| *known == number).map(|(_, call)| call);
                     // For mknod, arguments 1 and 2 are mode and device, and for mknodat 2 and 3; and flags of open.
                     let shifted = match call {
                         Some(Call::Mknodat) => [0, 0, DEVICE[1], DEVICE[2]],
                         Some(Call::Open) => [0, libc::O_CREAT as u32, 0, 0],
                         Some(Call::Openat) => [0, 0, libc::O_CREAT as u32, 0],
+                        Some(Call::Statx) => [0, 0, 0, libc::STATX_BASIC_STATS],
                         _ => DEVICE,
                     };
                     let expected = if call.is_some() { ASK } else { ALLOW };
                     assert_eq!(
-                        given(&ask, *audit, number, shifted),
+                        given(&ask, audit, number, shifted),
                         expected,
                         "{machine} {audit:#x} {number}"
                     );
                     let pretended = call.is_some_and(|call| concerns(Scope::Root, Action::Pretend, call));
                     let expected = if pretended { libc::SECCOMP_RET_ERRNO } else { ALLOW };
-                    assert_eq!(given(&pretend, *audit, number, shifted), expected, "{machine} {number}");
+                    assert_eq!(given(&pretend, audit, number, shifted), expected, "{machine} {number}");
                 }
             }
             // A processor of another kind.
@@ -534,28 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_are_those_of_this_machine() {
-        for (number, call_) in [
-            (libc::SYS_openat, Call::Openat),
-            (libc::SYS_openat2, Call::Openat2),
-            (libc::SYS_mkdirat, Call::Mkdirat),
-            (libc::SYS_symlinkat, Call::Symlinkat),
-            (libc::SYS_fchownat, Call::Fchownat),
-            (libc::SYS_fchown, Call::Fchown),
-            (libc::SYS_mknodat, Call::Mknodat),
-            (libc::SYS_setresuid, SETRESUID),
-            (libc::SYS_setregid, SETREGID),
-            (libc::SYS_setfsgid, SETFSGID),
-            (libc::SYS_getegid, GETEGID),
-            (libc::SYS_getresgid, GETRESGID),
-            (libc::SYS_setgroups, Call::Setgroups),
-            (libc::SYS_lsetxattr, Call::Lsetxattr),
-            (libc::SYS_fremovexattr, Call::Fremovexattr),
-            (libc::SYS_capset, Call::Capset),
+    fn statx_is_emulated_where_it_asks_for_what_is_recorded() {
+        let program = program("x86_64", Scope::Root, Action::Ask).expect("known");
+        for (mask, expected) in [
+            (0, ALLOW),
+            (libc::STATX_SIZE | libc::STATX_MTIME | libc::STATX_INO, ALLOW),
+            (libc::STATX_BASIC_STATS, ASK),
+            (libc::STATX_GID, ASK),
+            (libc::STATX_TYPE, ASK),
         ] {
-            let audit = architectures(std::env::consts::ARCH)[0].audit;
-            assert_eq!(call(audit, number as i32), Some(call_), "{number}");
+            assert_eq!(given(&program, 0xC000_003E, 332, [0, 0, 0, mask]), expected, "{mask:#x}");
         }
-        assert_eq!(call(0xC000_003E, -1), None);
     }
 }

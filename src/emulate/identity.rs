@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::filter::{Get, Set, Which};
+use super::table::{Get, Set, Which};
 use crate::sys::notify;
 
 /// Ids of one kind.

@@ -10,9 +10,10 @@
 //!                                   the last of them has ended ─▶ the supervisor ends
 //! ```
 //!
-//! - [`filter`]: which calls, as a program for the kernel. All others cost nothing.
+//! - [`table`]: which calls; [`filter`]: as a program for the kernel. All others cost nothing.
 //! - [`identity`]: set*id(2) and get*id(2). [`files`], with [`target`] and [`record`]: the calls on files. [`create`]:
-//!   those that make files, which the kernel would give to whoever made them.
+//!   those that make files, which the kernel would give to whoever made them. [`stat`]: those that say what a file is.
+//!   [`names`]: those that give names to files whose records lie beside their names.
 //!
 //! The supervisor has the program's own user, namespaces and capabilities, so nothing is gained by asking it. It is no
 //! barrier either: what it reads the program may change meanwhile.
@@ -28,9 +29,15 @@ mod create;
 mod files;
 mod filter;
 mod identity;
+mod known;
+mod layout;
+mod names;
 mod record;
+mod stat;
 mod supervisor;
+mod table;
 mod target;
+mod turn;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

@@ -1,11 +1,4 @@
-//! What is recorded of a file, as extended attributes on it, so that it goes wherever the file goes:
-//!
-//! | attribute | on | what |
-//! |---|---|---|
-//! | `user.skiff.owner` | files, directories | `UID:GID`, where it is not 0:0 |
-//! | `user.skiff.owner.NAME` | the directory of a link, pipe or socket NAME, which can have none itself | the same |
-//! | `user.skiff.device` | an empty file in place of a device | `c:MAJOR:MINOR` or `b:MAJOR:MINOR` |
-//! | `user.skiff.xattr.NAME` | files, directories | the value of an attribute NAME that users may not set |
+//! The records of one file ([`crate::records`]): where they are kept, how they are read and changed.
 //!
 //! A file system that keeps no such attributes (tmpfs before 6.6, network file systems) keeps no record, and the call
 //! succeeds all the same. So it is for files of others: they are none of the image's.
@@ -16,14 +9,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use super::target::{Outcome, by_descriptor};
+use crate::records::{self, DEVICE, Device, NAME_BYTES, OWNER, OWNER_OF, SERVED_OWNER, XATTR};
 
-const OWNER: &str = "user.skiff.owner";
-const DEVICE: &str = "user.skiff.device";
-const XATTR: &str = "user.skiff.xattr.";
 /// File capabilities, which the kernel takes away where a file changes hands.
 const CAPABILITY: &str = "security.capability";
-/// The longest name of an attribute (`XATTR_NAME_MAX`).
-const NAME_BYTES: usize = 255;
 
 /// A file, and where its attributes are.
 pub struct Entry {
@@ -36,6 +25,32 @@ pub struct Entry {
 pub struct Owner {
     pub user: u32,
     pub group: u32,
+}
+
+/// What is recorded of what a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    pub owner: Owner,
+    pub device: Option<Device>,
+}
+
+/// Whether the records of such files are kept beside their names.
+pub fn is_kept_by_name(kind: FileType) -> bool {
+    matches!(kind, FileType::Symlink | FileType::Fifo | FileType::Socket)
+}
+
+/// The owner recorded for a name of a link, pipe or socket, whether there is one or not.
+pub fn owner_of_name(directory: &OwnedFd, name: &[u8]) -> Owner {
+    let value = Place::of_name(by_descriptor(directory), name).and_then(|place| place.get());
+    let ids = value.and_then(|value| records::parse_owner(&value));
+    ids.map_or(Owner::default(), |(user, group)| Owner { user, group })
+}
+
+/// Records it. What is nowhere to be kept is no error.
+pub fn set_owner_of_name(directory: &OwnedFd, name: &[u8], owner: Owner) {
+    if let Some(place) = Place::of_name(by_descriptor(directory), name) {
+        let _ = place.put(owner);
+    }
 }
 
 /// Where a record is kept: attribute `name` of what `path` leads to.
@@ -65,6 +80,25 @@ impl Entry {
         self.facts.st_uid != 0
     }
 
+    /// Whether its records are kept beside its name.
+    pub fn is_kept_by_name(&self) -> bool {
+        is_kept_by_name(self.kind())
+    }
+
+    /// Device and inode.
+    pub fn number(&self) -> (u64, u64) {
+        (self.facts.st_dev, self.facts.st_ino)
+    }
+
+    /// When it was last changed.
+    pub fn changed(&self) -> (i64, u32) {
+        (self.facts.st_ctime, self.facts.st_ctime_nsec as u32)
+    }
+
+    pub fn object(&self) -> &OwnedFd {
+        &self.object
+    }
+
     /// A path that leads to it.
     pub fn path(&self) -> String {
         by_descriptor(&self.object)
@@ -81,16 +115,36 @@ impl Entry {
 
     /// The recorded owner.
     pub fn owner(&self) -> Owner {
-        let recorded = self.owner_place().and_then(|place| place.get()).and_then(|text| parse_owner(&text));
-        recorded.unwrap_or_default()
+        self.recorded_owner().unwrap_or_default()
+    }
+
+    fn recorded_owner(&self) -> Option<Owner> {
+        let place = self.owner_place()?;
+        let served = || {
+            let place = self.own_place(SERVED_OWNER);
+            self.is_kept_by_name().then(|| place.get()).flatten()
+        };
+        let (user, group) = records::parse_owner(&place.get().or_else(served)?)?;
+        Some(Owner { user, group })
+    }
+
+    /// All that is recorded of what it is; none where that is nothing.
+    pub fn record(&self) -> Option<Record> {
+        let owner = self.recorded_owner();
+        let empty = self.kind() == FileType::RegularFile && self.facts.st_size == 0;
+        let device = if empty { self.own_place(DEVICE).get() } else { None };
+        let device = device.and_then(|text| records::parse_device(&text));
+        (owner.is_some() || device.is_some()).then(|| Record { owner: owner.unwrap_or_default(), device })
     }
 
     /// Records an owner.
     pub fn set_owner(&self, owner: Owner) -> Outcome<()> {
         if let Some(place) = self.owner_place() {
-            let Owner { user, group } = owner;
-            let text = format!("{user}:{group}");
-            let kept = if owner == Owner::default() { place.remove() } else { place.set(text.as_bytes()) };
+            let mut kept = place.put(owner);
+            if kept == Err(Errno::NOSPC) && self.kind() == FileType::Directory {
+                self.make_room()?;
+                kept = place.put(owner);
+            }
             // The attributes of a directory are one block in some file systems: it must not be full of links that
             // nothing can be done for.
             let full = !self.has_attributes() && kept == Err(Errno::NOSPC);
@@ -100,6 +154,20 @@ impl Entry {
         }
         if self.kind() == FileType::RegularFile {
             self.forgive(self.own_place(&[XATTR, CAPABILITY].concat()).remove())?;
+        }
+        Ok(())
+    }
+
+    /// Takes records of names out of a directory that is full of them: its own counts more.
+    fn make_room(&self) -> Outcome<()> {
+        /// The kernel gives no longer lists (`XATTR_LIST_MAX`).
+        const LIST_BYTES: usize = 64 << 10;
+        let mut names = vec![0; LIST_BYTES];
+        let length = rustix::fs::listxattr(self.path(), &mut names)?;
+        let names = names[..length].split(|byte| *byte == 0);
+        // One is longer than that of a directory, as names go; values differ a little.
+        for name in names.filter(|name| name.starts_with(OWNER_OF.as_bytes())).take(2) {
+            self.forgive(rustix::fs::removexattr(self.path(), name))?;
         }
         Ok(())
     }
@@ -161,12 +229,8 @@ impl Entry {
         let directory = rustix::fs::open(before, how, Mode::empty()).ok()?;
         let named = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         let same = (named.st_dev, named.st_ino) == (self.facts.st_dev, self.facts.st_ino);
-        let attribute = [OWNER.as_bytes(), b".", name].concat();
-        (path.starts_with(b"/") && same && attribute.len() <= NAME_BYTES).then(|| Place {
-            path: by_descriptor(&directory),
-            name: attribute,
-            _directory: Some(directory),
-        })
+        let place = Place::of_name(by_descriptor(&directory), name)?;
+        (path.starts_with(b"/") && same).then_some(Place { _directory: Some(directory), ..place })
     }
 
     /// What is nowhere to be kept is no error.
@@ -180,6 +244,17 @@ impl Entry {
 }
 
 impl Place {
+    /// For what has it beside its name, in the directory of a path. None where the name is too long for it.
+    fn of_name(directory: String, name: &[u8]) -> Option<Self> {
+        let name = [OWNER_OF.as_bytes(), name].concat();
+        (name.len() <= NAME_BYTES).then_some(Self { path: directory, name, _directory: None })
+    }
+
+    fn put(&self, owner: Owner) -> Outcome<()> {
+        let text = records::owner_text((owner.user, owner.group));
+        if owner == Owner::default() { self.remove() } else { self.set(text.as_bytes()) }
+    }
+
     fn get(&self) -> Option<Vec<u8>> {
         let mut value = [0_u8; 64];
         let length = rustix::fs::getxattr(&self.path, self.name.as_slice(), &mut value).ok()?;
@@ -210,9 +285,9 @@ pub fn make_device(directory: &OwnedFd, name: &[u8], mode: u32, device: u32) -> 
         Err(Errno::PERM | Errno::ACCESS) if rustix::fs::fstat(directory)?.st_uid != 0 => return Ok(()),
         other => other?,
     };
-    let kind = if FileType::from_raw_mode(mode) == FileType::BlockDevice { 'b' } else { 'c' };
+    let block = FileType::from_raw_mode(mode) == FileType::BlockDevice;
     let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00);
-    let text = format!("{kind}:{major}:{minor}");
+    let text = records::device_text(Device { block, major, minor });
     let kept = rustix::fs::setxattr(by_descriptor(&made), DEVICE, text.as_bytes(), XattrFlags::empty());
     match kept {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
@@ -220,25 +295,6 @@ pub fn make_device(directory: &OwnedFd, name: &[u8], mode: u32, device: u32) -> 
             // An ordinary file must not stand there.
             let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
             Err(error)
-        }
-    }
-}
-
-/// `UID:GID`.
-fn parse_owner(text: &[u8]) -> Option<Owner> {
-    let (user, group) = std::str::from_utf8(text).ok()?.split_once(':')?;
-    Some(Owner { user: user.parse().ok()?, group: group.parse().ok()? })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn owners_are_two_numbers() {
-        assert_eq!(parse_owner(b"42:7"), Some(Owner { user: 42, group: 7 }));
-        for wrong in ["", "42", "42:", ":7", "a:b", "1:2:3", "-1:0", "4294967296:0"] {
-            assert_eq!(parse_owner(wrong.as_bytes()), None, "{wrong:?}");
         }
     }
 }

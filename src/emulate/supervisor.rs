@@ -2,17 +2,16 @@
 //!
 //! ```text
 //! main thread    waits until no filtered process is left, and ends the process
-//! one thread     has the turn: receives; ids are answered at once
-//!                a call on files, or with memory: gives the turn to another thread, answers, waits for the turn
+//! one thread     has the turn: receives and answers
+//! one thread     takes the turn from who is long at one answer ([`Turn`]), for another thread
 //! ```
 //!
 //! A call may take as long as it likes: its file may lie on a file system that a filtered process serves. It holds up
-//! nobody else, for there is always one more thread, up to [`MOST_THREADS`].
+//! others for some milliseconds, for there is always one more thread, up to [`MOST_THREADS`].
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::Scope;
 
 use rustix::event::{PollFd, PollFlags};
@@ -20,10 +19,14 @@ use rustix::io::Errno;
 
 use super::create;
 use super::files;
-use super::filter::{self, Call, Set, Which};
 use super::identity::{Capability, Identities, Identity, SAME};
+use super::known::Known;
+use super::names;
 use super::record::Owner;
+use super::stat;
+use super::table::{self, Call, Set, Which};
 use super::target::{self, Outcome, Target, View};
+use super::turn::Turn;
 use crate::sys::notify::{Answer, Listener, Notification};
 use crate::sys::process;
 
@@ -38,8 +41,11 @@ struct Supervisor {
     /// What the program starts as: root with the capabilities that it was given, which are this process's too.
     root: Identity,
     identities: Identities,
+    known: Known,
+    /// So many calls have changed root directories.
+    roots: AtomicU64,
     proc: OwnedFd,
-    turn: Mutex<()>,
+    turn: Turn,
     threads: AtomicUsize,
     waiting: AtomicUsize,
 }
@@ -51,13 +57,22 @@ pub fn run(listener: OwnedFd, proc: OwnedFd) -> ! {
         listener,
         root: Identity::root(),
         identities: Identities::default(),
+        known: Known::default(),
+        roots: AtomicU64::new(0),
         proc,
-        turn: Mutex::new(()),
+        turn: Turn::default(),
         threads: AtomicUsize::new(0),
         waiting: AtomicUsize::new(0),
     };
     std::thread::scope(|scope| {
-        if !supervisor.start_thread(scope) {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let watching = thread.spawn_scoped(scope, || {
+            loop {
+                supervisor.turn.wait_for_long_answer();
+                supervisor.leave_waiting(scope);
+            }
+        });
+        if watching.is_err() || !supervisor.start_thread(scope) {
             process::exit(1);
         }
         // Being hung up is told unasked.
@@ -76,7 +91,7 @@ impl Supervisor {
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        let started = thread.spawn_scoped(scope, move || self.work(scope)).is_ok();
+        let started = thread.spawn_scoped(scope, move || self.work()).is_ok();
         if !started {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.threads.fetch_sub(1, Ordering::Relaxed);
@@ -84,14 +99,19 @@ impl Supervisor {
         started
     }
 
-    fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+    /// One thread less waits for calls.
+    fn leave_waiting<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        if self.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // Where there can be no other thread, the next call waits for one that is done.
+            self.start_thread(scope);
+        }
+    }
+
+    fn work(&self) {
         // Without the programs' ENOSYS it would go on without answers.
         let Ok(mut view) = View::new(&self.proc) else { process::exit(1) };
         loop {
-            let Some((notification, call)) = self.next(scope) else { return };
-            // A mistake here is one failed call, not a program that waits for ever.
-            let answered = catch_unwind(AssertUnwindSafe(|| self.answer(&notification, call, &mut view)));
-            self.listener.answer(notification.id, answered.unwrap_or(Answer::Error(libc::EIO)));
+            self.answer_in_turn(&mut view);
             if self.waiting.fetch_add(1, Ordering::Relaxed) >= MOST_WAITING {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.threads.fetch_sub(1, Ordering::Relaxed);
@@ -100,9 +120,9 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the turn, answers about ids, and gives the turn away with the first other call.
-    fn next<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Option<(Notification, Call)> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits for the turn, and answers calls until it is lost.
+    fn answer_in_turn(&self, view: &mut View) {
+        let token = self.turn.take();
         loop {
             let notification = match self.listener.receive() {
                 Ok(notification) => notification,
@@ -113,39 +133,22 @@ impl Supervisor {
                 }
                 Err(_) => process::exit(1),
             };
-            // A thread that has no number here cannot be looked at.
-            let known = filter::call(notification.architecture, notification.number);
-            let Some(call) = known.filter(|_| notification.thread > 0) else {
-                self.listener.answer(notification.id, Answer::Continue);
-                continue;
+            let architecture = table::architecture(notification.architecture);
+            let call = architecture.and_then(|architecture| architecture.call(notification.number));
+            self.turn.begin(&token);
+            let answer = match call {
+                // A mistake here is one failed call, not a program that waits for ever.
+                Some(call) if notification.thread > 0 => {
+                    catch_unwind(AssertUnwindSafe(|| self.answer(&notification, call, view)))
+                }
+                // A thread that has no number here cannot be looked at.
+                _ => Ok(Answer::Continue),
             };
-            if let Some(answer) = self.answer_at_once(&notification, call) {
-                self.listener.answer(notification.id, answer);
-                continue;
+            let held = self.turn.end(&token);
+            self.listener.answer(notification.id, answer.unwrap_or(Answer::Error(libc::EIO)));
+            if !held {
+                return;
             }
-            if self.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
-                // Where there can be no other thread, the next call waits for this one.
-                self.start_thread(scope);
-            }
-            return Some((notification, call));
-        }
-    }
-
-    /// What needs nothing that could be waited for.
-    fn answer_at_once(&self, notification: &Notification, call: Call) -> Option<Answer> {
-        match call {
-            Call::Get(which, get) => Some(match self.identities.of(notification.thread) {
-                Some(who) => Answer::Value(i64::from(who.get(which, get))),
-                // The kernel knows.
-                None => Answer::Continue,
-            }),
-            Call::Set(which, set) => Some(self.set_ids(notification, which, set)),
-            // The kernel makes root's files.
-            _ if create::concerns(notification, call) => {
-                let root = self.owner_of_files(notification.thread) == Owner::default();
-                root.then_some(Answer::Continue)
-            }
-            _ => None,
         }
     }
 
@@ -191,16 +194,30 @@ impl Supervisor {
     }
 
     fn answer(&self, notification: &Notification, call: Call, view: &mut View) -> Answer {
-        let mut target = Target { listener: &self.listener, notification, view };
+        view.heed(self.roots.load(Ordering::Relaxed));
+        let mut target = Target { listener: &self.listener, notification, view, known: &self.known };
+        let thread = notification.thread;
         let answer = match call {
+            Call::Get(which, get) => Ok(match self.identities.of(thread) {
+                Some(who) => Answer::Value(i64::from(who.get(which, get))),
+                // The kernel knows.
+                None => Answer::Continue,
+            }),
+            Call::Set(which, set) => Ok(self.set_ids(notification, which, set)),
             Call::GetThree(which) => self.get_three(&target, which),
             Call::Getgroups => self.get_groups(&target),
             Call::Setgroups => self.set_groups(&target),
             Call::Capset => self.set_capabilities(&target),
-            _ if create::concerns(notification, call) => {
-                create::answer(&mut target, call, self.owner_of_files(notification.thread))
+            Call::EnterRoot => {
+                self.roots.fetch_add(1, Ordering::Relaxed);
+                Ok(Answer::Continue)
             }
-            _ => files::answer(&mut target, call, &self.who(notification.thread)),
+            _ if stat::concerns(call) => Ok(stat::answer(&mut target, call)),
+            _ if names::concerns(call) => Ok(names::answer(&mut target, call, self.owner_of_files(thread))),
+            _ if create::concerns(notification, call) => {
+                create::answer(&mut target, call, self.owner_of_files(thread))
+            }
+            _ => files::answer(&mut target, call, &self.who(thread)),
         };
         answer.unwrap_or_else(|errno| Answer::Error(errno.raw_os_error()))
     }

@@ -11,10 +11,12 @@ use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::identity::Executed;
+use super::known::Known;
+use super::record::Entry;
 use crate::sys::notify::{self, Listener, Notification};
 
 /// An errno, or a value.
@@ -22,6 +24,7 @@ pub type Outcome<T> = Result<T, Errno>;
 
 /// The longest path with its NUL (`PATH_MAX`).
 const PATH_BYTES: usize = 4096;
+const SHORT_BYTES: usize = 192;
 /// The kernel follows no more links in one path.
 const MOST_LINKS: usize = 40;
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
@@ -33,6 +36,9 @@ pub struct View {
     proc: OwnedFd,
     /// Which directory is the root now: device, inode, mount.
     root: RootIdentity,
+    /// The thread whose root it was found to be, and the count of calls that change roots at that time.
+    found: Option<(libc::pid_t, u64)>,
+    count: u64,
 }
 
 type RootIdentity = (u32, u32, u64, u64);
@@ -49,21 +55,35 @@ impl View {
         let proc = rustix::io::fcntl_dupfd_cloexec(proc, 3)?;
         rustix::process::fchdir(&proc)?;
         let root = identity(&open_path("/")?)?;
-        Ok(Self { proc, root })
+        Ok(Self { proc, root, found: None, count: 0 })
+    }
+
+    /// So many calls have changed root directories until now.
+    pub fn heed(&mut self, count: u64) {
+        self.count = count;
     }
 
     /// Makes the caller's root directory that of this thread.
     fn enter_root_of(&mut self, thread: libc::pid_t) -> Outcome<()> {
-        let root = open_path(format!("{thread}/root"))?;
-        let identity = identity(&root)?;
-        if identity == self.root {
+        // Most calls come from the same thread as the one before.
+        if self.found == Some((thread, self.count)) {
             return Ok(());
         }
+        self.found = None;
+        let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+        let now = rustix::fs::statx(rustix::fs::CWD, format!("{thread}/root"), AtFlags::empty(), wanted)?;
+        if identity_of(&now) == self.root {
+            self.found = Some((thread, self.count));
+            return Ok(());
+        }
+        let root = open_path(format!("{thread}/root"))?;
+        let identity = identity(&root)?;
         rustix::process::fchdir(&root)?;
         let changed = rustix::process::chroot(".");
         rustix::process::fchdir(&self.proc)?;
         changed?;
         self.root = identity;
+        self.found = Some((thread, self.count));
         Ok(())
     }
 }
@@ -78,8 +98,11 @@ pub fn own_proc() -> Option<OwnedFd> {
 
 fn identity(directory: &OwnedFd) -> Outcome<RootIdentity> {
     let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
-    let facts = rustix::fs::statx(directory, "", AtFlags::EMPTY_PATH, wanted)?;
-    Ok((facts.stx_dev_major, facts.stx_dev_minor, facts.stx_ino, facts.stx_mnt_id))
+    Ok(identity_of(&rustix::fs::statx(directory, "", AtFlags::EMPTY_PATH, wanted)?))
+}
+
+fn identity_of(facts: &Statx) -> RootIdentity {
+    (facts.stx_dev_major, facts.stx_dev_minor, facts.stx_ino, facts.stx_mnt_id)
 }
 
 fn open_path(path: impl rustix::path::Arg) -> Outcome<OwnedFd> {
@@ -96,6 +119,7 @@ pub struct Target<'a> {
     pub listener: &'a Listener,
     pub notification: &'a Notification,
     pub view: &'a mut View,
+    pub known: &'a Known,
 }
 
 impl Target<'_> {
@@ -136,14 +160,18 @@ impl Target<'_> {
 
     /// Text of its memory up to a NUL, shorter than `most`; `None` when it is longer.
     pub fn read_text(&self, address: u64, most: usize) -> Outcome<Option<CString>> {
-        let mut bytes = vec![0; most];
-        let got = self.read_some(address, &mut bytes)?;
-        bytes.truncate(got);
-        match CStr::from_bytes_until_nul(&bytes) {
-            Ok(text) => Ok(Some(text.to_owned())),
-            Err(_) if got < most => Err(Errno::FAULT),
-            Err(_) => Ok(None),
+        // Most are short.
+        for length in [most.min(SHORT_BYTES), most] {
+            let mut bytes = vec![0; length];
+            let got = self.read_some(address, &mut bytes)?;
+            bytes.truncate(got);
+            match CStr::from_bytes_until_nul(&bytes) {
+                Ok(text) => return Ok(Some(text.to_owned())),
+                Err(_) if got < length => return Err(Errno::FAULT),
+                Err(_) => {}
+            }
         }
+        Ok(None)
     }
 
     /// A path of its memory.
@@ -154,12 +182,21 @@ impl Target<'_> {
     /// Writes 32-bit words to its memory.
     pub fn write(&self, address: u64, words: &[u32]) -> Outcome<()> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        if bytes.is_empty() { self.still_waits() } else { self.write_bytes(address, &bytes) }
+    }
+
+    /// Writes to its memory.
+    pub fn write_bytes(&self, address: u64, bytes: &[u8]) -> Outcome<()> {
         self.still_waits()?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        notify::write_memory(self.thread(), address, &bytes)
+        notify::write_memory(self.thread(), address, bytes)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::FAULT))
+    }
+
+    /// A file that may have a record since now: the one that it is after its owner was changed, in an overlay.
+    pub fn forget(&self, entry: &Entry) -> Outcome<()> {
+        let now = rustix::fs::fstat(entry.object())?;
+        self.known.forget((now.st_dev, now.st_ino));
+        Ok(())
     }
 
     /// What one of its descriptors is open on.
@@ -178,6 +215,34 @@ impl Target<'_> {
         let opened = open_path(format!("{}/cwd", self.thread()))?;
         self.still_waits()?;
         Ok(opened)
+    }
+
+    /// What the kernel says of a file, by one look where that can do: at most [`Target::open`] would find another file,
+    /// where links lead through /proc. None where a closer look is needed.
+    pub fn glance(&mut self, directory: i32, path: &CStr, flags: AtFlags) -> Outcome<Option<Statx>> {
+        let thread = self.thread();
+        let start = match directory {
+            libc::AT_FDCWD => format!("{thread}/cwd"),
+            fd => format!("{thread}/fd/{fd}"),
+        };
+        let bytes = path.to_bytes();
+        if bytes.is_empty() {
+            let empty = flags.contains(AtFlags::EMPTY_PATH);
+            return if empty {
+                look(start.as_bytes(), AtFlags::empty()).map(Some)
+            } else {
+                Err(Errno::NOENT)
+            };
+        }
+        self.view.enter_root_of(thread)?;
+        let flags = flags & AtFlags::SYMLINK_NOFOLLOW;
+        match bytes {
+            [b'/', ..] if bytes.starts_with(b"/proc/") || bytes.starts_with(b"/dev/") => Ok(None),
+            [b'/', ..] => look(bytes, flags).map(Some),
+            // It may be too long with what is put before it.
+            _ if bytes.len() + start.len() + 2 > PATH_BYTES => Ok(None),
+            _ => look(&[start.as_bytes(), b"/", bytes].concat(), flags).map(Some),
+        }
     }
 
     /// What a path means to it. An empty one means `directory` itself, where `flags` allow that.
@@ -203,8 +268,10 @@ impl Target<'_> {
         let nofollow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
         let how = OFlags::PATH | OFlags::CLOEXEC | nofollow;
         match rustix::fs::openat2(&start, path, how, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
-            // A link of /proc; or too many links; or there is no such call.
-            Err(Errno::LOOP | Errno::NOSYS | Errno::PERM) => self.walk(start, path.to_bytes(), follow),
+            // A link of /proc, or what it leads to is not there for us; or too many links; or there is no such call.
+            Err(Errno::LOOP | Errno::NOENT | Errno::NOSYS | Errno::PERM) => {
+                self.walk(start, path.to_bytes(), follow)
+            }
             other => other,
         }
     }
@@ -314,8 +381,12 @@ impl Target<'_> {
     }
 }
 
+fn look(path: &[u8], flags: AtFlags) -> Outcome<Statx> {
+    rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::BASIC_STATS)
+}
+
 /// A path's directory, its last name, and whether slashes follow.
-fn split(path: &[u8]) -> Outcome<(CString, &[u8], bool)> {
+pub fn split(path: &[u8]) -> Outcome<(CString, &[u8], bool)> {
     if path.is_empty() {
         return Err(Errno::NOENT);
     }

@@ -7,8 +7,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-/// What the emulation of root has written down ([`crate::emulate::record`]).
-const RECORDS: &[u8] = b"user.skiff.";
+use crate::records;
 
 /// Gives the directory `new` what `below` has.
 ///
@@ -46,7 +45,9 @@ fn copy_records(below: impl AsFd, new: impl AsFd) -> Result<(), Errno> {
     };
     let mut value = vec![0; 64 << 10];
     for name in names[..length].split_inclusive(|byte| *byte == 0) {
-        if let (true, Ok(name)) = (name.starts_with(RECORDS), CStr::from_bytes_with_nul(name)) {
+        if let (true, Ok(name)) =
+            (name.starts_with(records::PREFIX.as_bytes()), CStr::from_bytes_with_nul(name))
+        {
             let length = rustix::fs::fgetxattr(&below, name, &mut value)?;
             rustix::fs::fsetxattr(&new, name, &value[..length], XattrFlags::empty())?;
         }

@@ -6,24 +6,21 @@
 //! | `user.overlay.opaque` = `y` | directory | nothing below it counts |
 //! | `user.overlay.opaque` = `x` | directory | empty files in it may be whiteouts by attribute (Linux 6.7) |
 //! | `user.overlay.whiteout` | empty file | the name is gone |
-//! | `user.skiff.owner` = `UID:GID` | file, directory | its owner |
-//! | `user.skiff.owner.NAME` = `UID:GID` | directory | the owner of its link, pipe, socket NAME |
-//! | `user.skiff.device` = `c:MAJOR:MINOR` | empty file | it stands for this device; `b:` likewise |
-//! | `user.skiff.xattr.NAME` | any | the value of its attribute NAME |
+//! | `user.skiff.…` | | a record ([`crate::records`]) |
 //!
 //! The usual whiteout is a character device 0:0 and no attribute. None of these names reaches an image, nor does
 //! any other that begins with `user.overlay.` or `user.skiff.`.
 
 use super::tree::NodeKind;
 use super::xattr::{PREFIXES, XattrSet, Xattrs};
+use crate::records::{self, parse_device, parse_owner};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 const OVERLAY: &[u8] = b"user.overlay.";
-const SKIFF: &[u8] = b"user.skiff.";
 
 /// An owner and a group.
-pub type Owner = (u32, u32);
+pub use crate::records::Ids as Owner;
 
 /// What the marks of one file say.
 #[derive(Debug, Default)]
@@ -37,32 +34,21 @@ pub struct Marks {
     /// The owner, instead of the one that the file system knows.
     pub owner: Option<Owner>,
     /// What this empty file stands for.
-    pub device: Option<Device>,
+    pub device: Option<records::Device>,
     /// Owners of entries of this directory.
     pub owners: HashMap<Box<[u8]>, Owner>,
 }
 
-/// A device, with its number as on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// A block device.
-    Block(u32),
-    /// A character device.
-    Char(u32),
-}
-
-impl From<Device> for NodeKind {
-    fn from(device: Device) -> Self {
-        match device {
-            Device::Block(number) => Self::BlockDevice(number),
-            Device::Char(number) => Self::CharDevice(number),
-        }
+impl From<records::Device> for NodeKind {
+    fn from(device: records::Device) -> Self {
+        let number = device_number(device.major, device.minor);
+        if device.block { Self::BlockDevice(number) } else { Self::CharDevice(number) }
     }
 }
 
 /// Is this an attribute that no image gets?
 pub fn is_mark(name: &[u8]) -> bool {
-    name.starts_with(OVERLAY) || name.starts_with(SKIFF)
+    name.starts_with(OVERLAY) || name.starts_with(records::PREFIX.as_bytes())
 }
 
 /// Takes the marks out of a file's attributes.
@@ -79,8 +65,8 @@ pub fn take(xattrs: Xattrs) -> Result<(Xattrs, Marks), String> {
     for (name, value) in set.iter() {
         if let Some(mark) = name.strip_prefix(OVERLAY) {
             marks.read_overlay(mark, value)?;
-        } else if let Some(name) = name.strip_prefix(SKIFF) {
-            match name.strip_prefix(b"xattr.") {
+        } else if name.starts_with(records::PREFIX.as_bytes()) {
+            match name.strip_prefix(records::XATTR.as_bytes()) {
                 Some(name) if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !is_mark(name) => {
                     recorded.insert(Box::from(name), value.clone());
                 }
@@ -116,44 +102,17 @@ impl Marks {
     fn read_record(&mut self, name: &[u8], value: &[u8]) -> Result<(), String> {
         let wrong = |form| {
             let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
-            format!("its attribute user.skiff.{name} is {value:?} and not {form}")
+            format!("its attribute {name} is {value:?} and not {form}")
         };
-        if name == b"owner" {
+        if name == records::OWNER.as_bytes() {
             self.owner = Some(parse_owner(value).ok_or_else(|| wrong("UID:GID"))?);
-        } else if let Some(entry) = name.strip_prefix(b"owner.") {
+        } else if let Some(entry) = name.strip_prefix(records::OWNER_OF.as_bytes()) {
             let owner = parse_owner(value).ok_or_else(|| wrong("UID:GID"))?;
             self.owners.insert(entry.into(), owner);
-        } else if name == b"device" {
+        } else if name == records::DEVICE.as_bytes() {
             self.device = Some(parse_device(value).ok_or_else(|| wrong("c:MAJOR:MINOR or b:MAJOR:MINOR"))?);
         }
         Ok(())
-    }
-}
-
-fn parse_number(bytes: &[u8]) -> Option<u32> {
-    // `parse` alone would take a sign.
-    let digits = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(bytes).ok().filter(|_| digits)?.parse().ok()
-}
-
-fn parse_pair(bytes: &[u8]) -> Option<(u32, u32)> {
-    let colon = bytes.iter().position(|&byte| byte == b':')?;
-    Some((parse_number(bytes.get(..colon)?)?, parse_number(bytes.get(colon + 1..)?)?))
-}
-
-fn parse_owner(value: &[u8]) -> Option<Owner> {
-    // The highest number is no id: to chown(2) it says "leave it".
-    parse_pair(value).filter(|&(uid, gid)| uid != u32::MAX && gid != u32::MAX)
-}
-
-fn parse_device(value: &[u8]) -> Option<Device> {
-    let (kind, number) = value.split_at_checked(2)?;
-    let (major, minor) = parse_pair(number).filter(|&(major, minor)| major < 1 << 12 && minor < 1 << 20)?;
-    let number = device_number(major, minor);
-    match kind {
-        b"c:" => Some(Device::Char(number)),
-        b"b:" => Some(Device::Block(number)),
-        _ => None,
     }
 }
 
@@ -210,20 +169,21 @@ mod tests {
     }
 
     #[test]
-    fn devices_have_twelve_bits_of_major_and_twenty_of_minor() {
-        let device = |value: &str| taken(&[("user.skiff.device", value)]).map(|(_, marks)| marks.device);
-        assert_eq!(device("c:5:1"), Ok(Some(Device::Char(0x501))));
-        assert_eq!(device("b:259:70000"), Ok(Some(Device::Block(device_number(259, 70_000)))));
-        for wrong in ["", "c", "c:", "x:1:2", "c:1", "c:1:", "c:+1:2", "c:1:2:3", "c:4096:0", "b:0:1048576"] {
-            assert!(device(wrong).unwrap_err().contains("user.skiff.device"), "{wrong}");
-        }
+    fn a_device_has_its_number_as_on_disk() {
+        let device = |value: &str| {
+            let taken = taken(&[("user.skiff.device", value)]);
+            taken.map(|(_, marks)| marks.device.map(NodeKind::from))
+        };
+        assert!(matches!(device("c:5:1"), Ok(Some(NodeKind::CharDevice(0x501)))));
+        let number = device_number(259, 70_000);
+        assert!(matches!(device("b:259:70000"), Ok(Some(NodeKind::BlockDevice(block))) if block == number));
+        assert!(device("c:1").unwrap_err().contains("user.skiff.device"));
     }
 
     #[test]
     fn owners_that_are_none_are_refused() {
-        for wrong in ["", "1", "1:", ":1", "-1:0", "4294967295:0", "0:4294967296", "a:b", "1:2 "] {
-            assert!(taken(&[("user.skiff.owner", wrong)]).is_err(), "{wrong}");
-            assert!(taken(&[("user.skiff.owner.x", wrong)]).is_err(), "{wrong}");
+        for name in ["user.skiff.owner", "user.skiff.owner.x"] {
+            assert!(taken(&[(name, "1:-2")]).unwrap_err().contains(name));
         }
     }
 

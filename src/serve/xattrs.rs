@@ -10,17 +10,17 @@
 //! | root's, which the caller looks like | yes | as `user.skiff.xattr.NAME` | as `user.skiff.owner` |
 //! | their owners', with all ids | yes | yes | no need |
 //!
-//! The `user.skiff.` ones are the records of emulated root ([`crate::emulate`]), which what is packed later is made from.
+//! The `user.skiff.` ones are the records of emulated root ([`crate::records`]), which what is packed later is made from.
+//! Links, pipes and sockets can have none. Who asks for `security.skiff.owner` is told their owner; it is not listed, so
+//! that nobody tries to copy it.
 
 use super::worker::Answer;
 use super::{Owner, wire};
 use crate::image::squashfs::{Content, Inode, Squashfs};
+use crate::records::{self, NAME_BYTES, SERVED_OWNER, XATTR, owner_text};
 
 const CAPABILITY: &[u8] = b"security.capability";
-const OWNER: &[u8] = b"user.skiff.owner";
-const XATTR: &[u8] = b"user.skiff.xattr.";
-/// The longest name (`XATTR_NAME_MAX`).
-const NAME_BYTES: usize = 255;
+const OWNER: &[u8] = records::OWNER.as_bytes();
 
 /// Name and value.
 type Xattr = (Vec<u8>, Vec<u8>);
@@ -35,6 +35,12 @@ pub fn get(
 ) -> Result<(), i32> {
     let (arguments, rest) = wire::arguments::<wire::GetxattrIn>(request).ok_or(libc::EINVAL)?;
     let name = rest.split(|byte| *byte == 0).next().unwrap_or_default();
+    if owner == Owner::ROOT && name == SERVED_OWNER.as_bytes() {
+        return match (may_have_attributes(inode), (inode.uid, inode.gid)) {
+            (true, _) | (_, (0, 0)) => Err(libc::ENODATA),
+            (false, ids) => put_sized(owner_text(ids).as_bytes(), arguments.size, answer),
+        };
+    }
     let all = shown(image, owner, inode)?;
     let (_, value) = all.iter().find(|(key, _)| key == name).ok_or(libc::ENODATA)?;
     put_sized(value, arguments.size, answer)
@@ -71,10 +77,9 @@ fn shown(image: &Squashfs, owner: Owner, inode: &Inode) -> Result<Vec<Xattr>, i3
         .into_iter()
         .filter_map(|(name, value)| name_shown(name, owner == Owner::ROOT).map(|name| (name, value)))
         .collect();
-    let kept = matches!(inode.content, Content::Regular(_) | Content::Directory(_));
-    if owner == Owner::ROOT && kept && (inode.uid, inode.gid) != (0, 0) {
+    if owner == Owner::ROOT && may_have_attributes(inode) && (inode.uid, inode.gid) != (0, 0) {
         shown.retain(|(name, _)| name != OWNER);
-        shown.push((OWNER.to_vec(), format!("{}:{}", inode.uid, inode.gid).into_bytes()));
+        shown.push((OWNER.to_vec(), owner_text((inode.uid, inode.gid)).into_bytes()));
     }
     Ok(shown)
 }
@@ -84,7 +89,12 @@ fn name_shown(name: Vec<u8>, as_root: bool) -> Option<Vec<u8>> {
     if !privileged || (as_root && name == CAPABILITY) {
         return Some(name);
     }
-    (as_root && XATTR.len() + name.len() <= NAME_BYTES).then(|| [XATTR, &name].concat())
+    (as_root && XATTR.len() + name.len() <= NAME_BYTES).then(|| [XATTR.as_bytes(), &name].concat())
+}
+
+/// Those of users, that is.
+fn may_have_attributes(inode: &Inode) -> bool {
+    matches!(inode.content, Content::Regular(_) | Content::Directory(_))
 }
 
 /// The protocol of xattrs: asked with size 0, the answer is the size that is needed.

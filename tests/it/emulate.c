@@ -1,7 +1,7 @@
 /* What a program sees of emulated root, call by call, by the system calls themselves: run in an empty directory, with
  * --fakeroot. Prints each check that fails with its line, and exits 1 if any did.
  *
- * usage: emulate calls           every call, and its errors
+ * usage: emulate calls [native]  every call, and its errors; without those of 32-bit programs
  *        emulate hostile         what no program should do; must end, and leave the supervisor alive
  *        emulate chowns COUNT    so many changes of owner of the file 'file', and how long one took
  *        emulate files COUNT     so many new files in directories of their own, and how long one took
@@ -32,8 +32,16 @@
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
+#ifndef __GLIBC__
+/* Of musl, some have none of it. */
+#include <linux/fs.h>
+#include <linux/stat.h>
+#define statx(...) syscall(SYS_statx, __VA_ARGS__)
+#endif
 
 static int failed;
+/* Whether no 32-bit calls are to be made. */
+static int native;
 
 /* The call gives `value`; or, for a negative one, fails with that errno. */
 #define is(call, value)                                                                                  \
@@ -222,11 +230,11 @@ static void devices(void) {
     umask(027);
     is(mknod("null", S_IFCHR | 0666, makedev(1, 3)), 0);
     recorded("null", "device", "c:1:3");
-    is(mode_of("null"), S_IFREG | 0640);
+    is(mode_of("null"), S_IFCHR | 0640);
     umask(0);
     is(mknodat(AT_FDCWD, "disk", S_IFBLK | 0660, makedev(259, 70000)), 0);
     recorded("disk", "device", "b:259:70000");
-    is(mode_of("disk"), S_IFREG | 0660);
+    is(mode_of("disk"), S_IFBLK | 0660);
     is(chown("disk", 0, 6), 0);
     recorded("disk", "owner", "0:6");
     is(mknod("null", S_IFCHR | 0666, makedev(1, 3)), -EEXIST);
@@ -614,8 +622,12 @@ static int man(void) {
     return failed;
 }
 
+#include "emulate_stat.c"
+
 static int calls(void) {
     owners();
+    tells();
+    names();
     devices();
     attributes();
     makes();
@@ -643,7 +655,8 @@ static int hostile(void) {
     static const long odd[] = {0, 1, 16, -1, -4096, 0x7fffffff, 0x80000000, 0x7ffffffff000, (long)0x8000000000000000};
     static const int numbers[] = {SYS_chown, SYS_fchown, SYS_lchown, SYS_fchownat, SYS_mknod, SYS_mknodat, SYS_setxattr,
         SYS_lsetxattr, SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr, SYS_fremovexattr, SYS_getgroups, SYS_setgroups,
-        SYS_getresuid, SYS_getresgid, SYS_capset, 463, 466, SYS_open, SYS_openat, SYS_creat, SYS_mkdirat, SYS_symlink, SYS_symlinkat,
+        SYS_getresuid, SYS_getresgid, SYS_capset, 463, 466, SYS_stat, SYS_lstat, SYS_fstat, SYS_newfstatat, SYS_statx,
+        SYS_rename, SYS_renameat, SYS_renameat2, SYS_link, SYS_linkat, SYS_bind, SYS_open, SYS_openat, SYS_creat, SYS_mkdirat, SYS_symlink, SYS_symlinkat,
         437};
     int odds = sizeof odd / sizeof *odd;
     for (unsigned n = 0; n < sizeof numbers / sizeof *numbers; n++)
@@ -660,6 +673,10 @@ static int hostile(void) {
     for (int i = 0; i < 3000; i++) {
         chown(racing, 1, 1);
         setxattr("file", racing, racing, sizeof racing, 0);
+        struct stat st;
+        stat(racing, &st);
+        rename(racing, "raced");
+        rename("raced", "file");
     }
     stop = 1;
     pthread_join(thread, NULL);
@@ -745,6 +762,7 @@ static int threads(void) {
 
 int main(int count, char **words) {
     const char *what = count > 1 ? words[1] : "";
+    native = count > 2 && !strcmp(words[2], "native");
     if (!strcmp(what, "calls")) return calls();
     if (!strcmp(what, "hostile")) return hostile();
     if (!strcmp(what, "threads")) return threads();

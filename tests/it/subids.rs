@@ -134,7 +134,7 @@ fn files_of_the_image_have_their_owners_and_those_beyond_the_map_are_nobodys() {
         run(&place, &format!("$SKIFF exec --fakeroot --writable-tmpfs --cwd / a.sif sh -c '{look}'"));
     assert_eq!(printed, "42:42\n65534:65534\n0:0\nread\nread\nread\n7:7\n");
     let one = "SKIFF_IGNORE_SUBUID=1 $SKIFF exec --fakeroot --cwd / a.sif sh -c 'stat -c %u:%g srv/*'";
-    assert_eq!(run(&place, one), "0:0\n0:0\n0:0\n");
+    assert_eq!(run(&place, one), "42:42\n4000000:4000000\n0:0\n");
 }
 
 #[test]

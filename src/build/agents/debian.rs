@@ -11,8 +11,8 @@ use crate::error::Result;
 const UBUNTU_SCRIPT: &str = "/usr/share/debootstrap/scripts/gutsy";
 
 /// mmdebstrap makes and mounts devices in ways that fail in a user namespace (a devpts of the user 5, for one). So it
-/// leaves them to these: the host's are shown while packages are set up, and none is left, as where it cannot make
-/// nodes itself.
+/// leaves them to these: the host's are shown while packages are set up, and none is left. Where it can make nodes
+/// (with a single id they look like nodes, with others like empty files) it has made some before, and leaves them.
 const DEVICES_BY_HOOKS: [&str; 3] = [
     "--skip=chroot/mount",
     r#"--extract-hook=set -e; mount --rbind /proc "$1/proc"; mount --rbind /sys "$1/sys"; cd "$1/dev"; mkdir -p pts shm; chmod 755 pts shm
@@ -21,6 +21,7 @@ const DEVICES_BY_HOOKS: [&str; 3] = [
     ln -sfn pts/ptmx ptmx; mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts pts"#,
     r#"--customize-hook=set -e; cd "$1/dev"; umount pts; rm ptmx; rmdir pts shm
     for d in null zero full random urandom tty; do umount $d; rm $d; done
+    if [ -e console ]; then rm console fd stdin stdout stderr; fi
     cd /; umount -l "$1/proc" "$1/sys""#,
 ];
 
