@@ -36,6 +36,7 @@ mod readahead;
 mod rendezvous;
 mod sandbox;
 mod store;
+mod turns;
 mod unpacked;
 mod wire;
 mod worker;

@@ -108,6 +108,16 @@ impl Files {
         }
     }
 
+    /// Whether an answer may take long: something must be decoded first.
+    pub fn takes_long(&self, header: &RequestHeader, request: &[u8]) -> bool {
+        let (opcode::READ, Some(image)) = (header.opcode, &self.image) else { return false };
+        let Some((read, _)) = wire::arguments::<wire::ReadIn>(request) else { return false };
+        let Ok(inode) = inode(image, header.node) else { return false };
+        let block_bytes = u64::from(image.superblock().block_size);
+        let end = read.offset.saturating_add(u64::from(read.size)).min(inode.size);
+        (read.offset / block_bytes..end.div_ceil(block_bytes)).any(|index| !image.is_cached(&inode, index))
+    }
+
     /// What follows an answer: reading ahead of what was read; with `store`, also into the page cache.
     pub fn after(&self, header: &RequestHeader, request: &[u8], store: bool) {
         if let (opcode::READ, Some(image)) = (header.opcode, &self.image)

@@ -47,6 +47,7 @@ fn filter() -> Option<BpfProgram> {
         libc::SYS_madvise,
         libc::SYS_brk,
         libc::SYS_futex,
+        libc::SYS_ppoll,
         libc::SYS_sched_yield,
         libc::SYS_getrandom,
         libc::SYS_clock_gettime,

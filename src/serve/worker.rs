@@ -20,6 +20,7 @@ use super::keeper::ENOUGH_BLAME;
 use super::message::{self, HAND_OVER, Message};
 use super::operations::{self, Files};
 use super::store::{Store, Storer};
+use super::turns::{Turn, Turns};
 use super::{Owner, sandbox, wire};
 use crate::image::squashfs::Bytes;
 use crate::sys::process;
@@ -63,13 +64,14 @@ pub fn run(
     let files = Files::new(Arc::clone(&image), options);
     let (device, slots) = (OnceLock::new(), &slots);
     let store = Store { image: &image, device: &device, slots };
-    let alone = Mutex::new(());
-    let ahead = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_AHEAD);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let (alone, turns) = (Mutex::new(()), Turns::new(processors));
+    let shared = Shared { files: &files, slots, alone: &alone, turns: &turns };
     std::thread::scope(|scope| {
-        let (files, alone, store) = (&files, &alone, &store);
+        let (files, shared, store) = (&files, &shared, &store);
         // All threads wait for work before there is any: any slot may hold a request of a dead worker, and the
         // first container waits for its first answer.
-        for number in 0..ahead {
+        for number in 0..processors.min(MOST_AHEAD) {
             spawn(scope, move || {
                 if number == 0 {
                     files.decode_start(start);
@@ -82,7 +84,7 @@ pub fn run(
                 let (give, take) = channel();
                 spawn(scope, move || {
                     if let Ok(queue) = take.recv() {
-                        serve_queue(files, slots, index, &queue, alone);
+                        serve_queue(shared, index, &queue);
                     }
                 });
                 give
@@ -100,7 +102,7 @@ pub fn run(
             // Its receiver is a thread of this process that waits for it.
             let _ = other.send(queue);
         }
-        serve_queue(files, slots, 0, &first, alone);
+        serve_queue(shared, 0, &first);
     });
     process::exit(FAILED)
 }
@@ -112,22 +114,34 @@ fn spawn<'scope>(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() + Send + 
     }
 }
 
+/// What the threads that serve queues have in common.
+struct Shared<'a> {
+    files: &'a Files,
+    slots: &'a SlotTable,
+    /// Held by who tries a request that is blamed.
+    alone: &'a Mutex<()>,
+    turns: &'a Turns,
+}
+
 /// Ends the process when the queue does.
-fn serve_queue(files: &Files, slots: &SlotTable, index: usize, queue: &OwnedFd, alone: &Mutex<()>) {
+fn serve_queue(shared: &Shared<'_>, index: usize, queue: &OwnedFd) {
+    let Shared { files, slots, alone, turns } = *shared;
     let (mut slot, queue) = (slots.slot(index), queue.as_fd());
     let mut answer = Answer::default();
     take_over(files, &slot, queue, alone, &mut answer);
+    let mut turn = Turn::new(turns);
     loop {
-        match slot.receive(queue) {
-            Ok(_) => {}
+        match turn.receive(&mut slot, queue) {
+            Ok(()) => {}
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENODEV) => process::exit(UNMOUNTED),
                 // The request was interrupted before it was read, or the read was.
-                Some(libc::ENOENT | libc::EINTR | libc::EAGAIN) => continue,
+                Some(libc::ENOENT | libc::EINTR) => continue,
                 _ => process::exit(FAILED),
             },
         }
         if let Some((header, bytes)) = wire::request(slot.request()) {
+            turn.share(header.pid, files.takes_long(&header, bytes), queue);
             if operations::gives_up(&header, bytes) {
                 slots.may_store().store(1, Ordering::Relaxed);
             }

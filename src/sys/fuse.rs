@@ -3,18 +3,20 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
 /// `FUSE_DEV_IOC_CLONE` of linux/fuse.h: `_IOR(229, 0, uint32_t)`.
 const FUSE_DEV_IOC_CLONE: libc::c_ulong = 0x8004_e500;
 
 /// Opens the FUSE device. It must be opened in the user namespace that mounts it: fuse_fill_super refuses a
-/// descriptor whose opener lived in another one (EINVAL).
+/// descriptor whose opener lived in another one (EINVAL). Reading it does not wait: it says EAGAIN.
 ///
 /// # Errors
 /// ENOENT or ENODEV without the fuse module, EACCES where the device is not for everyone.
 pub fn open_device() -> io::Result<OwnedFd> {
-    Ok(File::options().read(true).write(true).open("/dev/fuse")?.into())
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    Ok(options.open("/dev/fuse")?.into())
 }
 
 /// Makes `queue`, an opened FUSE device, a further queue of the connection that `device` was mounted with, so that

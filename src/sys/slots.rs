@@ -134,6 +134,24 @@ fn map(memory: BorrowedFd<'_>, bytes: usize) -> io::Result<NonNull<u8>> {
     NonNull::new(base.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
 }
 
+/// Waits until there is a request in `queue`, or the file system is unmounted, or for no reason.
+pub fn wait_for_request(queue: BorrowedFd<'_>) {
+    poll(queue, None);
+}
+
+/// Whether there is a request in `queue`.
+pub fn has_request(queue: BorrowedFd<'_>) -> bool {
+    poll(queue, Some(libc::timespec { tv_sec: 0, tv_nsec: 0 })) > 0
+}
+
+/// By ppoll(2), which every architecture has.
+fn poll(queue: BorrowedFd<'_>, limit: Option<libc::timespec>) -> i32 {
+    let mut waiting = libc::pollfd { fd: queue.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: one pollfd, and a limit that is null or outlives the call; the signal mask is left as it is.
+    unsafe { libc::ppoll(&raw mut waiting, 1, limit, std::ptr::null()) }
+}
+
 /// One thread's slot.
 pub struct Slot<'table> {
     base: NonNull<u8>,
@@ -169,10 +187,11 @@ impl Slot<'_> {
         unsafe { std::slice::from_raw_parts(self.base.add(REQUEST_AT).as_ptr(), REQUEST_BYTES) }
     }
 
-    /// Waits for the next request of `queue` and reads it into the slot.
+    /// Reads the next request of `queue` into the slot.
     ///
     /// # Errors
-    /// ENODEV when the file system is unmounted; ENOENT, EINTR and EAGAIN when there was none after all.
+    /// EAGAIN when there is none; ENODEV when the file system is unmounted; ENOENT and EINTR when there was none after
+    /// all.
     pub fn receive(&mut self, queue: BorrowedFd<'_>) -> io::Result<usize> {
         // SAFETY: the range is the slot's request area, which nothing else borrows while `self` is mutable.
         let read = unsafe {
