@@ -34,7 +34,6 @@ impl Open {
     /// The door of a server that others find at `place`; the first container's process is its first member.
     pub fn new(listener: OwnedFd, place: Place, linger: Duration, first: (Namespaces, OwnedFd)) -> Self {
         let (namespaces, member) = first;
-        place.remove_others();
         Self {
             listener,
             place,

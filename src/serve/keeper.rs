@@ -80,6 +80,10 @@ pub fn run(server: Server) -> ! {
     drop(keep);
     // The worker makes itself ready while the container's process mounts the file system.
     let Some((slots, worker)) = first_worker(&server) else { give_up(server.meeting_point) };
+    // Before anything runs from it: the end of a short program may be this server's, too.
+    if let Some((_, place)) = &server.meeting_point {
+        place.remove_others();
+    }
     let handed_over = message::receive(server.control.as_fd());
     let Ok(Some(Message { kind: HAND_OVER, fds: devices })) = handed_over else {
         give_up(server.meeting_point)

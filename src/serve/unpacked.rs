@@ -99,6 +99,9 @@ pub fn wait(control: BorrowedFd<'_>) -> Result<Unpacked> {
 /// Runs the server in this process, which ends with it.
 pub fn run(server: Server, below: &Path) -> ! {
     let Server { request, meeting_point, control, .. } = server;
+    if let Some((_, place)) = &meeting_point {
+        place.remove_others();
+    }
     let place = meeting_point.as_ref().map(|(_, place)| place.descriptor().as_fd());
     let listener = meeting_point.as_ref().map(|(listener, _)| listener.as_fd());
     let keep = [Some(request.image.as_fd()), Some(control.as_fd()), place, listener];
