@@ -451,6 +451,7 @@ pub fn decide(request: &Request<'_>, host: &Host, config: &Config, image: &Tree)
 }
 
 /// Decides a container run, given what features bring in.
+// flat: the parts of the plan, each after those that it needs
 fn decide_with(
     request: &Request<'_>,
     host: &Host,

@@ -1,6 +1,7 @@
 //! The SquashFS reader against images made by mksquashfs: entry by entry equal to the tree they were made of,
 //! with every compressor, block size and layout option, and equal to what libsquashfs sees in them.
 
+mod ahead;
 mod damaged;
 mod tar;
 
@@ -463,19 +464,6 @@ fn plain_image(place: &Path) -> (PathBuf, Vec<u8>) {
     mksquashfs(&tree, &image, "-noI -noX -noId -b 4K -nopad");
     let bytes = fs::read(&image).unwrap();
     (image, bytes)
-}
-
-#[test]
-fn what_was_prefetched_is_in_the_cache() {
-    let place = scratch();
-    let image = open(&plain_image(place.path()).0);
-    let (_, inode) = image.resolve(Path::new("/a/blocks")).unwrap().unwrap();
-    assert!(inode.block_count() > 3);
-    for index in 0..inode.block_count() {
-        assert!(!image.is_cached(&inode, index));
-        image.prefetch_block(&inode, index).unwrap();
-        assert!(image.is_cached(&inode, index));
-    }
 }
 
 #[test]
