@@ -34,8 +34,22 @@ pub struct Config {
     pub linger_ms: Option<u64>,
     /// The host's MPI that `--mpi` without a path brings in.
     pub mpi: Option<PathBuf>,
-    /// Accelerators of every container: the flags' names.
-    pub gpu: Vec<String>,
+    /// Accelerators of every container.
+    pub gpu: Vec<Accelerator>,
+}
+
+/// Whose accelerators are brought in: the flags of these names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accelerator {
+    /// `--nv`.
+    Nv,
+    /// `--rocm`.
+    Rocm,
+    /// `--intel`.
+    Intel,
+    /// `--intel-hpu`.
+    IntelHpu,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,27 +61,6 @@ struct File {
     mpi: Option<PathBuf>,
     #[serde(default)]
     gpu: Vec<Accelerator>,
-}
-
-/// Whose accelerators.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Accelerator {
-    Nv,
-    Rocm,
-    Intel,
-    IntelHpu,
-}
-
-impl Accelerator {
-    fn flag(self) -> &'static str {
-        match self {
-            Self::Nv => "nv",
-            Self::Rocm => "rocm",
-            Self::Intel => "intel",
-            Self::IntelHpu => "intel-hpu",
-        }
-    }
 }
 
 impl Config {
@@ -105,7 +98,7 @@ impl Config {
             return Err(Error::usage(tried()).because(format!("mpi: {relative:?} is not an absolute path")));
         }
         self.mpi = mpi.or(self.mpi.take());
-        self.gpu.extend(gpu.into_iter().map(|whose| whose.flag().to_owned()));
+        self.gpu.extend(gpu);
         self.bind.extend(bind);
         self.linger_ms = linger.or(self.linger_ms);
         Ok(())
@@ -163,7 +156,7 @@ mod tests {
         let bind = vec!["/a".into(), "/b:/c:ro".into()];
         assert_eq!(config, Config { bind, linger_ms: Some(0), ..Config::default() });
         let config = load(Some("gpu: [nv, intel-hpu]"), Some("gpu: [rocm]")).unwrap();
-        assert_eq!(config.gpu, ["nv", "intel-hpu", "rocm"]);
+        assert_eq!(config.gpu, [Accelerator::Nv, Accelerator::IntelHpu, Accelerator::Rocm]);
         assert!(load(Some("gpu: [voodoo]"), None).unwrap_err().to_string().contains("voodoo"));
         assert_eq!(load(Some("linger: 5"), Some("bind: []")).unwrap().linger_ms, Some(5));
     }

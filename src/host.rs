@@ -31,6 +31,9 @@ use self::subordinate::{Subordinate, Unusable};
 /// The prefixes of the variables that speak to a container tool, our own first.
 pub const FAMILIES: [&str; 3] = ["SKIFF", "APPTAINER", "SINGULARITY"];
 
+/// Names of a directory of devices or plugins; more is a mistake.
+const MAX_NAMES: usize = 4096;
+
 /// Whether a setting that is a switch is on: it is set, and not to what means no.
 pub fn is_on(value: &OsStr) -> bool {
     !["", "0", "f", "false", "no", "off"].iter().any(|off| value.eq_ignore_ascii_case(off))
@@ -205,12 +208,7 @@ impl Host {
         self.group_names.get_or_init(|| {
             let mut ids = vec![self.gid];
             ids.extend(self.groups.iter().filter(|gid| **gid != self.gid));
-            ids.into_iter()
-                .filter_map(|gid| {
-                    let group = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)).ok()??;
-                    Some((gid, group.name.into()))
-                })
-                .collect()
+            ids.into_iter().filter_map(|gid| Some((gid, Self::name_of_group(gid)?.into()))).collect()
         })
     }
 
@@ -239,6 +237,27 @@ impl Host {
             return path.to_owned();
         }
         self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// Where a path of the host leads, free of links, as the caller names it.
+    ///
+    /// # Errors
+    /// Those of realpath(3).
+    pub fn follow(&self, path: &Path) -> io::Result<PathBuf> {
+        let real = std::fs::canonicalize(self.real(path))?;
+        Ok(match real.strip_prefix(&self.root) {
+            Ok(below) => Path::new("/").join(below),
+            Err(_) => real,
+        })
+    }
+
+    /// The names in a directory that begin so, sorted; none where it is missing. No more than 4096 are read.
+    pub fn names(&self, directory: &Path, begin: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.real(directory)).into_iter().flatten().flatten().take(MAX_NAMES);
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with(begin)).collect();
+        names.sort();
+        names
     }
 
     /// What a path of the host is, links followed. Errors are those of stat(2).

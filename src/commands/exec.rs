@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::cli::Global;
 use crate::cli::run::RunArgs;
-use crate::commands::{amount, note, obtain, printed, warn};
+use crate::commands::{amount, json_text, note, obtain, printed, warn};
 use crate::config::{self, Config};
 use crate::emulate;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image::Image;
 use crate::launch::{self, Server};
@@ -125,12 +125,6 @@ fn root_of(image: &Image, path: &Path) -> Root {
 }
 
 fn print(plan: &RunPlan, json: bool) -> Result<i32> {
-    let text = if json {
-        let mut text = serde_json::to_string_pretty(plan).tried(|| "cannot write the plan as JSON".into())?;
-        text.push('\n');
-        text
-    } else {
-        explain(plan)
-    };
+    let text = if json { json_text(plan, "the plan")? } else { explain(plan) };
     printed(io::stdout().write_all(text.as_bytes()))
 }

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use crate::cli::Global;
 use crate::cli::gpu::GpuArgs;
-use crate::commands::{obtain, printed, warn};
+use crate::commands::{json_text, obtain, printed, warn};
 use crate::config::{self, Config};
-use crate::error::{Context, Kind, Result};
+use crate::error::Result;
 use crate::host::Host;
 use crate::host::cdi::{self, Registry};
 use crate::host::gpu::{Denied, Gpu, Gpus};
@@ -67,23 +67,17 @@ fn of_image(injection: &Injection) -> serde_json::Value {
         .left_out
         .iter()
         .map(|out| json!({"what": out.what, "why": out.why, "because": out.because.origin()}));
-    let variables = injection.variables.iter().map(|variable| {
-        (variable.name.clone(), String::from_utf8_lossy(&variable.value).into_owned().into())
-    });
     json!({
         "brought": injection.items.iter().map(brought).collect::<Vec<_>>(),
         "left_out": left_out.collect::<Vec<_>>(),
-        "variables": variables.collect::<serde_json::Map<_, _>>(),
+        "variables": injection.variables_shown(),
         "kept_variables": injection.keep,
         "warnings": injection.warnings,
     })
 }
 
 fn as_json(value: &impl Serialize) -> Result<i32> {
-    let mut text =
-        serde_json::to_string_pretty(value).context(Kind::Internal, || "cannot write JSON".into())?;
-    text.push('\n');
-    printed(io::stdout().write_all(text.as_bytes()))
+    printed(io::stdout().write_all(json_text(value, "the report")?.as_bytes()))
 }
 
 /// Each file with its place and its reason, then what is left out.

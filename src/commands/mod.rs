@@ -26,6 +26,8 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 
+use serde::Serialize;
+
 use crate::cli::called::{self, Called};
 use crate::cli::{Cli, Global, Verb};
 use crate::error::{Context, Error, Result};
@@ -163,6 +165,12 @@ pub(crate) fn colour_on(global: &Global, terminal: bool) -> bool {
         && !set("NO_COLOR")
         && std::env::var_os("TERM").is_none_or(|term| term.as_bytes() != b"dumb")
         && terminal
+}
+
+/// A value as a verb prints it with `--json`; `what` is it in messages.
+pub(crate) fn json_text(value: &impl Serialize, what: &str) -> Result<String> {
+    let text = serde_json::to_string_pretty(value).tried(|| format!("cannot write {what} as JSON"))?;
+    Ok(text + "\n")
 }
 
 /// The exit status of a verb that wrote its result to standard output: a reader that left (`| head`) is

@@ -7,9 +7,9 @@ use serde_json::json;
 
 use crate::cli::mpi::MpiArgs;
 use crate::cli::run::ContainerFlags;
-use crate::commands::{obtain, printed};
+use crate::commands::{json_text, obtain, printed};
 use crate::config::{self, Config};
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::host::Host;
 use crate::plan::Because;
 use crate::plan::inject::{Item, LIBRARIES, Place};
@@ -30,10 +30,7 @@ pub fn run(args: &MpiArgs) -> Result<i32> {
         .map_err(|error| image.named(error))?;
     let warnings = mpi::launcher::warnings(&host, &report.image, report.host.as_ref());
     let text = match args.json {
-        true => {
-            let value = as_json(&report, &warnings);
-            serde_json::to_string_pretty(&value).tried(|| "cannot write the report as JSON".into())? + "\n"
-        }
+        true => json_text(&as_json(&report, &warnings), "the report")?,
         false => as_text(&report, &warnings, asked.0 == Asked::Libfabric),
     };
     let status = printed(io::stdout().write_all(text.as_bytes()))?;
@@ -118,9 +115,6 @@ fn as_json(report: &Report, warnings: &[String]) -> serde_json::Value {
     };
     let injection = &report.injection;
     let items = injection.items.iter().map(|item| json!({"source": item.source, "place": target(item)}));
-    let variables = injection.variables.iter().map(|variable| {
-        (variable.name.clone(), String::from_utf8_lossy(&variable.value).into_owned().into())
-    });
     json!({
         "works": report.verdict.refusal.is_none(),
         "refusal": report.verdict.refusal,
@@ -130,7 +124,7 @@ fn as_json(report: &Report, warnings: &[String]) -> serde_json::Value {
         "image": report.image.iter().map(mpi).collect::<Vec<_>>(),
         "program": report.program,
         "brought_in": items.collect::<Vec<_>>(),
-        "variables": variables.collect::<serde_json::Map<_, _>>(),
+        "variables": injection.variables_shown(),
         "left_out": injection.left_out,
         "warnings": warnings,
     })

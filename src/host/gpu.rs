@@ -18,8 +18,6 @@ use super::Host;
 
 /// No file of /proc or /sys that is read here is larger.
 const MAX_BYTES: usize = 64 * 1024;
-/// Files that a pattern may lead to, and devices of one kind: more is a mistake.
-const MAX_MATCHES: usize = 4096;
 
 /// Whose accelerator it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -142,7 +140,7 @@ pub fn is_version(word: &str) -> bool {
 
 fn nvidia_gpus(host: &Host) -> Vec<Gpu> {
     let mut gpus = Vec::new();
-    for bus in names(host, Path::new("/proc/driver/nvidia/gpus")) {
+    for bus in host.names(Path::new("/proc/driver/nvidia/gpus"), "") {
         let path = Path::new("/proc/driver/nvidia/gpus").join(bus).join("information");
         let Some(told) = text(host, &path) else { continue };
         let field = |name: &str| {
@@ -175,7 +173,7 @@ fn accelerators(host: &Host) -> Vec<Gpu> {
 /// The devices of one of the kernel's classes whose names are `prefix` and a number.
 fn of_class(host: &Host, class: &str, prefix: &str, files: &str) -> Vec<Gpu> {
     let mut found = Vec::new();
-    for name in names(host, Path::new(class)) {
+    for name in host.names(Path::new(class), "") {
         let Some(number) = name.strip_prefix(prefix).and_then(|number| number.parse::<u32>().ok()) else {
             continue;
         };
@@ -197,7 +195,7 @@ fn parts(host: &Host) -> Vec<Part> {
     let top = Path::new("/proc/driver/nvidia/capabilities");
     let numbered = |directory: &Path, prefix: &str| -> Vec<(u32, PathBuf)> {
         let number = |name: &String| Some((name.strip_prefix(prefix)?.parse().ok()?, directory.join(name)));
-        names(host, directory).iter().filter_map(number).collect()
+        host.names(directory, "").iter().filter_map(number).collect()
     };
     let capability = |directory: &Path| {
         let told = text(host, &directory.join("access"))?;
@@ -243,7 +241,7 @@ pub fn matching(host: &Host, pattern: &Path) -> Vec<PathBuf> {
         let there = std::fs::symlink_metadata(host.real(pattern)).is_ok();
         return if there { vec![pattern.to_owned()] } else { Vec::new() };
     }
-    let fits = names(host, directory).into_iter().filter(|name| fits(name, &last));
+    let fits = host.names(directory, "").into_iter().filter(|name| fits(name, &last));
     fits.map(|name| directory.join(name)).collect()
 }
 
@@ -254,14 +252,6 @@ pub fn fits(name: &str, pattern: &str) -> bool {
     let starts = rest.char_indices().map(|(at, _)| at).chain([rest.len()]);
     let mut tails = starts.map(|at| &rest[at..]);
     tails.any(|tail| fits(tail, after))
-}
-
-/// The names in a directory of the host, sorted; none where it is missing.
-fn names(host: &Host, directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(host.real(directory)).into_iter().flatten().flatten().take(MAX_MATCHES);
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    names
 }
 
 /// A small file of the kernel's.

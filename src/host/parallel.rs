@@ -25,23 +25,13 @@ pub const DEVICES: &[(&str, &str, &str)] = &[
 ];
 
 impl Host {
-    /// The names in a directory that begin so, sorted; none where there is no such directory.
-    pub fn names(&self, directory: &str, begin: &str) -> Vec<String> {
-        let entries = std::fs::read_dir(self.real(Path::new(directory))).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|name| name.starts_with(begin)).collect();
-        names.sort();
-        names
-    }
-
     /// A program of the caller's `PATH`, with where its links end.
     pub fn on_path(&self, name: &str) -> Option<(PathBuf, PathBuf)> {
         let path = self.variable("PATH")?;
         let found = std::env::split_paths(path)
             .map(|directory| directory.join(name))
             .find(|path| path.is_absolute() && self.look(path).is_ok_and(|seen| !seen.directory))?;
-        let real = std::fs::canonicalize(self.real(&found)).ok()?;
-        let real = real.strip_prefix(&self.root).map(|below| Path::new("/").join(below)).unwrap_or(real);
+        let real = self.follow(&found).ok()?;
         Some((found, real))
     }
 
@@ -50,7 +40,7 @@ impl Host {
         let mut found = Vec::new();
         for directory in PLUGINS {
             let directory = directory.replace("{}", &self.machine);
-            let names = self.names(&directory, "mpi_");
+            let names = self.names(Path::new(&directory), "mpi_");
             found.extend(names.iter().filter_map(|name| Some(name[4..].strip_suffix(".so")?.to_owned())));
         }
         found.retain(|name| name != "none");
@@ -58,21 +48,12 @@ impl Host {
         found.dedup();
         found
     }
-
-    /// The version of NVIDIA's kernel driver.
-    pub fn nvidia_driver(&self) -> Option<String> {
-        let text = std::fs::read_to_string(self.real(Path::new("/proc/driver/nvidia/version"))).ok()?;
-        // "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue ...": the first word like a version.
-        let is_version = |word: &&str| {
-            word.contains('.') && word.chars().all(|letter| letter.is_ascii_digit() || letter == '.')
-        };
-        text.lines().next()?.split_whitespace().find(is_version).map(str::to_owned)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::gpu::nvidia_module;
 
     #[test]
     fn what_a_node_has_is_named() {
@@ -87,7 +68,7 @@ mod tests {
         assert!(
             host.pmi_flavours().is_empty()
                 && host.on_path("mpirun").is_none()
-                && host.nvidia_driver().is_none()
+                && nvidia_module(&host).is_none()
         );
         for name in ["mpi_pmix.so", "mpi_pmi2.so", "mpi_none.so", "task_none.so"] {
             write(&format!("usr/lib64/slurm/{name}"), "");
@@ -100,6 +81,6 @@ mod tests {
         );
         assert_eq!(host.pmi_flavours(), ["pmi2", "pmix"]);
         assert_eq!(host.on_path("mpirun").unwrap(), ("/bin/mpirun".into(), "/bin/mpirun.openmpi".into()));
-        assert_eq!(host.nvidia_driver().as_deref(), Some("550.54.15"));
+        assert_eq!(nvidia_module(&host).as_deref(), Some("550.54.15"));
     }
 }

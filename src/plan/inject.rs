@@ -15,13 +15,14 @@
 //! those of the image and of the host, and lose to those that the caller gives (`--env`). A bind that the caller asks
 //! for beats them all.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::env::Override;
 use super::mounts::Chosen;
-use super::target::From;
 use super::{Because, HostPath, MountKind, TargetKind};
 use crate::error::Result;
 use crate::host::gpu::fits;
@@ -170,6 +171,12 @@ impl Injection {
         self.items.iter().any(|item| item.target().starts_with(LIBRARIES_32))
     }
 
+    /// The variables by name, as text for people and JSON.
+    pub fn variables_shown(&self) -> BTreeMap<&str, Cow<'_, str>> {
+        let variables = self.variables.iter();
+        variables.map(|one| (one.name.as_str(), String::from_utf8_lossy(&one.value))).collect()
+    }
+
     /// The variables as overrides; `evaluated` says that values are read as a shell reads them in double quotes.
     pub fn overrides(&self, evaluated: bool) -> Vec<Override> {
         let value = |value: &[u8]| match evaluated {
@@ -233,9 +240,7 @@ impl Chosen<'_, '_> {
             }
         };
         // The container shows it already: the home directory holds it, or an earlier item does.
-        if let From::Mount(_, Some(shown)) = &spot.from
-            && self.host.look(shown).is_ok_and(|there| there.identity == seen.identity)
-        {
+        if self.shows(&spot, &seen) {
             return Ok(());
         }
         if self.view.mounts.iter().any(|mount| mount.target.0 == spot.path) {

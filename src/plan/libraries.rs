@@ -1,7 +1,6 @@
 //! The host and the image as places of libraries ([`crate::elf`]).
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -34,15 +33,6 @@ pub fn directories(list: &std::ffi::OsStr) -> Vec<PathBuf> {
     std::env::split_paths(list).filter(|path| path.is_absolute()).collect()
 }
 
-/// Where a path of the host leads, free of links, as the caller names it.
-pub fn real_on_host(host: &Host, path: &Path) -> io::Result<PathBuf> {
-    let real = std::fs::canonicalize(host.real(path))?;
-    Ok(match real.strip_prefix(&host.root) {
-        Ok(below) => Path::new("/").join(below),
-        Err(_) => real,
-    })
-}
-
 fn open_on_host<'a>(host: &Host, path: &Path) -> Result<Option<Opened<'a>>> {
     // What cannot be opened is passed over by the loader, too. Not blocking: it may be a pipe.
     let opened =
@@ -53,7 +43,7 @@ fn open_on_host<'a>(host: &Host, path: &Path) -> Result<Option<Opened<'a>>> {
     if !status.is_file() {
         return Ok(None);
     }
-    let real = real_on_host(host, path).tried(tried)?;
+    let real = host.follow(path).tried(tried)?;
     let name = path.display().to_string();
     let read_at = {
         let name = name.clone();

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Host, Seen};
 
 /// A mount that every container gets unless something speaks against it.
 pub struct DefaultMount {
@@ -298,7 +298,7 @@ pub(super) struct Chosen<'v, 'a> {
     covered: Vec<PathBuf>,
     /// Directories to make on the host.
     pub(super) make: Vec<HostEntry>,
-    pub(super) warnings: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Chosen<'_, '_> {
@@ -408,9 +408,7 @@ impl Chosen<'_, '_> {
             Err(_) if default.optional => return Ok(()),
             Err(error) => return Err(error),
         };
-        if let From::Mount(_, Some(shown)) = &spot.from
-            && self.host.look(shown).is_ok_and(|there| there.identity == seen.identity)
-        {
+        if self.shows(&spot, &seen) {
             return Ok(());
         }
         // Two rows lead to one place (an image whose /var/tmp is a link to /tmp): the first stands.
@@ -429,6 +427,15 @@ impl Chosen<'_, '_> {
         let what = MountKind::Bind { source: HostPath(source), read_only: false };
         self.push(what, spot, because, default.optional);
         Ok(())
+    }
+
+    /// Whether the container has this very file of the host there already.
+    pub(super) fn shows(&self, spot: &Spot, seen: &Seen) -> bool {
+        let shown = match &spot.from {
+            From::Mount(_, Some(shown)) => self.host.look(shown),
+            _ => return false,
+        };
+        shown.is_ok_and(|there| there.identity == seen.identity)
     }
 
     /// As [`View::refusal`]; and a sandbox that is written has nothing laid over it.
@@ -453,11 +460,7 @@ impl Chosen<'_, '_> {
     fn working_directory(&self) -> Option<PathBuf> {
         let cwd = tidy(self.host.cwd.as_deref()?);
         // Reached through a link, it is judged by both names.
-        let physical = std::fs::canonicalize(self.host.real(&cwd)).ok()?;
-        let physical = match physical.strip_prefix(&self.host.root) {
-            Ok(below) => Path::new("/").join(below),
-            Err(_) => physical,
-        };
+        let physical = self.host.follow(&cwd).ok()?;
         (!covers_system(&cwd) && !covers_system(&physical)).then_some(cwd)
     }
 

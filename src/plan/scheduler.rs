@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::asked::Asked;
 use super::mounts::Chosen;
-use super::target::{From, View, tidy};
+use super::target::{View, tidy};
 use super::{Because, HostPath, MountKind, TargetKind};
 use crate::error::Result;
 use crate::host::Host;
@@ -269,14 +269,13 @@ impl Chosen<'_, '_> {
             return Ok(());
         }
         let Ok(spot) = self.view.resolve(path, true) else { return Ok(()) };
-        let shows = |shown: &Path| self.host.look(shown).is_ok_and(|there| there.identity == seen.identity);
-        if matches!(&spot.from, From::Mount(_, Some(shown)) if shows(shown)) {
+        if self.shows(&spot, &seen) {
             return Ok(());
         }
         let kind = if seen.directory { TargetKind::Directory } else { TargetKind::File };
         let spot = self.made_on_host(spot, kind);
         if let Some(why) = self.refusal(&spot, kind, false) {
-            self.warnings.push(format!("{reason} {path:?} is not in the container: {why}"));
+            self.warn(format!("{reason} {path:?} is not in the container: {why}"));
             return Ok(());
         }
         let what = MountKind::Bind { source: HostPath(path.to_owned()), read_only: false };

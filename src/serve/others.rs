@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use crate::sys::reaper::parent_of;
+
 /// Whether no process but this one and its children is in the smallest group that holds it. Where there are no groups,
 /// or one holds everything, somebody may always come.
 pub fn are_none() -> bool {
@@ -14,8 +16,9 @@ pub fn are_none() -> bool {
     let own = std::process::id();
     directories(&table).iter().any(|directory| {
         let processes = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        let pids: HashSet<u32> = processes.lines().filter_map(|line| line.parse().ok()).collect();
-        pids.contains(&own) && pids.iter().all(|pid| *pid == own || parent(*pid) == Some(own))
+        let pids: HashSet<libc::pid_t> = processes.lines().filter_map(|line| line.parse().ok()).collect();
+        let is_ours = |pid: libc::pid_t| pid.cast_unsigned() == own || parent_of(pid) == Some(own);
+        pids.contains(&own.cast_signed()) && pids.into_iter().all(is_ours)
     })
 }
 
@@ -32,12 +35,6 @@ fn directories(table: &str) -> Vec<PathBuf> {
         found.extend(hierarchies.map(|hierarchy| PathBuf::from(format!("/sys/fs/cgroup/{hierarchy}{path}"))));
     }
     found
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in brackets may hold anything.
-    status.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -58,6 +55,6 @@ mod tests {
     fn a_process_with_a_parent_in_its_group_is_not_alone() {
         // The test runner started it, and stays.
         assert!(!are_none());
-        assert_eq!(parent(std::process::id()), Some(std::os::unix::process::parent_id()));
+        assert_eq!(parent_of(std::process::id().cast_signed()), Some(std::os::unix::process::parent_id()));
     }
 }

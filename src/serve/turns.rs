@@ -148,11 +148,12 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Before a request of `program` is answered: passes the lead on if that may take `long` and others would wait for
+    /// Before a request of `program` is answered: passes the lead on if that may take long and others would wait for
     /// it, or if there is more than one thread can do.
-    pub fn share(&mut self, program: u32, long: bool, queue: BorrowedFd<'_>) {
+    pub fn share(&mut self, program: u32, takes_long: impl FnOnce() -> bool, queue: BorrowedFd<'_>) {
         let others = self.turns.others_ask(program);
-        if self.leads && (self.streak >= STREAK || (long && (others || slots::has_request(queue)))) {
+        let others_wait = || takes_long() && (others || slots::has_request(queue));
+        if self.leads && (self.streak >= STREAK || others_wait()) {
             self.turns.pass();
             self.leads = false;
         }

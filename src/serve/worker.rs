@@ -141,7 +141,7 @@ fn serve_queue(shared: &Shared<'_>, index: usize, queue: &OwnedFd) {
             },
         }
         if let Some((header, bytes)) = wire::request(slot.request()) {
-            turn.share(header.pid, files.takes_long(&header, bytes), queue);
+            turn.share(header.pid, || files.takes_long(&header, bytes), queue);
             if operations::gives_up(&header, bytes) {
                 slots.may_store().store(1, Ordering::Relaxed);
             }

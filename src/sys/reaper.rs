@@ -46,7 +46,8 @@ fn children() -> Vec<libc::pid_t> {
     }
 }
 
-fn parent_of(pid: libc::pid_t) -> Option<u32> {
+/// The parent of a process; none when it is gone.
+pub fn parent_of(pid: libc::pid_t) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()

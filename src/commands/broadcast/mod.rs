@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
 use crate::cli::broadcast::BroadcastArgs;
-use crate::commands::{amount, note, printed};
+use crate::commands::{amount, json_text, note, printed};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::sys::signals::{STOP, catch_stop};
@@ -119,11 +119,11 @@ pub fn run(args: &BroadcastArgs, global: &Global) -> Result<i32> {
         true => {
             let digest = format!("sha256:{}", task.digest);
             let report = Report { path: &task.target, digest, bytes: task.bytes, nodes: answers };
-            serde_json::to_string_pretty(&report).tried(|| "cannot write the report as JSON".into())?
+            json_text(&report, "the report")?
         }
-        false => task.target.display().to_string(),
+        false => format!("{}\n", task.target.display()),
     };
-    printed(writeln!(io::stdout(), "{text}"))
+    printed(io::stdout().write_all(text.as_bytes()))
 }
 
 /// The job's nodes, in groups; `None` outside a job.

@@ -10,7 +10,7 @@ use crate::build::definition::{
 use crate::build::plan::{BuildPlan, plan_build};
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
-use crate::commands::{printed, warn};
+use crate::commands::{json_text, printed, warn};
 use crate::error::{Context, Error, Result};
 
 /// How far into a file the first line of a definition is looked for.
@@ -25,12 +25,7 @@ pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
 
 /// Prints what a definition asks for.
 pub fn print(plan: &BuildPlan, json: bool) -> Result<i32> {
-    let text = if json {
-        let json = serde_json::to_string_pretty(plan).tried(|| "cannot write the plan as JSON".into())?;
-        format!("{json}\n")
-    } else {
-        plan.to_string()
-    };
+    let text = if json { json_text(plan, "the plan")? } else { plan.to_string() };
     printed(io::stdout().write_all(text.as_bytes()))
 }
 

@@ -12,8 +12,8 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use crate::cli::{DoctorArgs, Global};
-use crate::commands::{colour_on, printed};
-use crate::error::{Context, Result};
+use crate::commands::{colour_on, json_text, printed};
+use crate::error::Result;
 use crate::host::Host;
 
 /// The exit status when something is missing that images need.
@@ -73,10 +73,7 @@ struct Report {
 pub fn run(args: &DoctorArgs, global: &Global) -> Result<i32> {
     let report = examine(&Host::probe());
     let text = if args.json {
-        let mut text =
-            serde_json::to_string_pretty(&report).tried(|| "cannot write the report as JSON".into())?;
-        text.push('\n');
-        text
+        json_text(&report, "the report")?
     } else {
         let colour = colour_on(global, io::stdout().is_terminal());
         screen(&report, colour, global.silent())

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::checks::good;
 use super::{Check, State};
 use crate::host::Host;
+use crate::host::gpu::nvidia_module;
 use crate::host::parallel::DEVICES;
 
 const PARALLEL: &str = "MPI and GPUs";
@@ -58,7 +59,7 @@ fn fabrics(host: &Host) -> Check {
     let found: Vec<String> = DEVICES
         .iter()
         .filter_map(|(directory, begin, what)| {
-            let names = host.names(directory, begin);
+            let names = host.names(Path::new(directory), begin);
             (!names.is_empty()).then(|| format!("{what} ({})", names.join(" ")))
         })
         .collect();
@@ -91,8 +92,8 @@ fn gpus(host: &Host) -> Vec<Check> {
     let numbered = |names: Vec<String>| {
         names.into_iter().filter(|name| name.ends_with(|end: char| end.is_ascii_digit())).count()
     };
-    let nvidia = numbered(host.names("/dev", "nvidia"));
-    match (host.nvidia_driver(), nvidia) {
+    let nvidia = numbered(host.names(Path::new("/dev"), "nvidia"));
+    match (nvidia_module(host), nvidia) {
         (None, 0) => {}
         (Some(driver), 0) => {
             let found = format!("driver {driver}, and no /dev/nvidia0");
@@ -104,7 +105,7 @@ fn gpus(host: &Host) -> Vec<Check> {
         (None, many) => checks.push(good(PARALLEL, "NVIDIA", format!("{many} found, driver unknown"))),
     }
     if host.look(Path::new("/dev/kfd")).is_ok() {
-        let many = numbered(host.names("/dev/dri", "renderD"));
+        let many = numbered(host.names(Path::new("/dev/dri"), "renderD"));
         checks.push(good(PARALLEL, "AMD", format!("/dev/kfd, {many} render devices")));
     }
     if checks.is_empty() {

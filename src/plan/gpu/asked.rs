@@ -7,38 +7,12 @@ use super::super::Because;
 use super::super::asked::{paths, switch, texts};
 use super::lists::{List, Lists};
 use crate::cli::gpu::GpuFlags;
-use crate::config::Config;
+use crate::config::{Accelerator, Config};
 use crate::host::Host;
 use crate::host::cdi;
 use crate::host::gpu::Vendor;
 
-/// A flag that brings what a list says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Set {
-    /// `--nv`.
-    Nv,
-    /// `--rocm`.
-    Rocm,
-    /// `--intel`.
-    Intel,
-    /// `--intel-hpu`.
-    IntelHpu,
-}
-
-impl Set {
-    /// All of them, in the order in which they bring things.
-    pub const ALL: [Self; 4] = [Self::Nv, Self::Rocm, Self::Intel, Self::IntelHpu];
-
-    /// Its name in the configuration; `--` and this is the flag.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nv => "nv",
-            Self::Rocm => "rocm",
-            Self::Intel => "intel",
-            Self::IntelHpu => "intel-hpu",
-        }
-    }
-
+impl Accelerator {
     /// Whose accelerators it is for.
     pub fn vendor(self) -> Vendor {
         match self {
@@ -64,7 +38,7 @@ impl Set {
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
     /// The flags, and who asks.
-    pub sets: Vec<(Set, Because)>,
+    pub sets: Vec<(Accelerator, Because)>,
     /// Devices of CDI.
     pub devices: Vec<String>,
     /// Where their files are.
@@ -89,17 +63,17 @@ pub fn read(flags: &GpuFlags, host: &Host, config: &Config) -> Asked {
     let on = |given, name, keys: &[&str]| switch(host, given, name, keys);
     let nvccli = on(flags.nvccli, "--nvccli", &["NVCCLI"]);
     let off = [
-        (Set::Nv, on(flags.no_nv, "--no-nv", &["NV_OFF", "NO_NV"])),
-        (Set::Rocm, on(flags.no_rocm, "--no-rocm", &["ROCM_OFF", "NO_ROCM"])),
+        (Accelerator::Nv, on(flags.no_nv, "--no-nv", &["NV_OFF", "NO_NV"])),
+        (Accelerator::Rocm, on(flags.no_rocm, "--no-rocm", &["ROCM_OFF", "NO_ROCM"])),
     ];
-    let is_off = |set: Set| off.iter().any(|(one, off)| *one == set && off.is_some());
+    let is_off = |set: Accelerator| off.iter().any(|(one, off)| *one == set && off.is_some());
     let asked = [
-        (Set::Nv, on(flags.nv, "--nv", &["NV"]).or_else(|| nvccli.clone())),
-        (Set::Rocm, on(flags.rocm, "--rocm", &["ROCM"])),
-        (Set::Intel, on(flags.intel, "--intel", &["INTEL"])),
-        (Set::IntelHpu, on(flags.intel_hpu, "--intel-hpu", &["INTEL_HPU"])),
+        (Accelerator::Nv, on(flags.nv, "--nv", &["NV"]).or_else(|| nvccli.clone())),
+        (Accelerator::Rocm, on(flags.rocm, "--rocm", &["ROCM"])),
+        (Accelerator::Intel, on(flags.intel, "--intel", &["INTEL"])),
+        (Accelerator::IntelHpu, on(flags.intel_hpu, "--intel-hpu", &["INTEL_HPU"])),
     ];
-    let configured = |set: Set| config.gpu.iter().any(|name| name == set.name()).then_some(Because::Config);
+    let configured = |set: Accelerator| config.gpu.contains(&set).then_some(Because::Config);
     let sets = asked
         .into_iter()
         .filter(|(set, _)| !is_off(*set))

@@ -219,5 +219,5 @@ impl<'a> Bringing<'a> {
 
 /// Where a path leads on the host; itself where that cannot be said.
 pub fn real(host: &Host, path: &Path) -> PathBuf {
-    super::super::libraries::real_on_host(host, path).unwrap_or_else(|_| path.to_owned())
+    host.follow(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::super::Because;
-use super::asked::Set;
 use super::bringing::Bringing;
 use super::libraries::Found;
 use super::lists::List;
+use crate::config::Accelerator;
 use crate::error::Result;
 use crate::host::Host;
 use crate::host::gpu::{Denied, Gpus, Vendor, denied};
@@ -58,27 +58,27 @@ impl Bringing<'_> {
     /// The host's libraries cannot be read.
     pub fn absent(
         &self,
-        set: Set,
+        set: Accelerator,
         list: &List,
         because: &Because,
         gpus: &Gpus,
     ) -> Result<Option<Vec<String>>> {
         let is_missing = |path: &str| denied(self.host, Path::new(path)) == Some(Denied::Missing);
         let (absent, what, why) = match set {
-            Set::Nv => (
+            Accelerator::Nv => (
                 gpus.nvidia_module.is_none() && is_missing("/dev/nvidiactl") && !self.has_cuda(list)?,
                 "NVIDIA driver",
                 "neither /dev/nvidiactl nor libcuda.so.1 is there",
             ),
-            Set::Rocm => {
+            Accelerator::Rocm => {
                 (is_missing("/dev/kfd"), "AMD GPU", "/dev/kfd is not there; is the module amdgpu loaded?")
             }
-            Set::Intel => (
+            Accelerator::Intel => (
                 !gpus.has(Vendor::Intel),
                 "Intel GPU",
                 "no /dev/dri/renderD* is Intel's; is the module i915 or xe loaded?",
             ),
-            Set::IntelHpu => (
+            Accelerator::IntelHpu => (
                 !gpus.has(Vendor::Gaudi) && is_missing("/dev/accel/accel0") && is_missing("/dev/hl0"),
                 "Gaudi accelerator",
                 "there is no /dev/accel/accel0; is the module habanalabs loaded?",
@@ -92,11 +92,11 @@ impl Bringing<'_> {
     }
 
     /// Tells what will fail with a vendor's accelerators.
-    pub fn expect(&mut self, set: Set, because: &Because, seen: &Seen<'_>) {
+    pub fn expect(&mut self, set: Accelerator, because: &Because, seen: &Seen<'_>) {
         let told = match set {
-            Set::Nv => self.expect_nvidia(because, seen),
-            Set::Rocm => self.openable(because, &[PathBuf::from("/dev/kfd")]),
-            Set::Intel | Set::IntelHpu => Vec::new(),
+            Accelerator::Nv => self.expect_nvidia(because, seen),
+            Accelerator::Rocm => self.openable(because, &[PathBuf::from("/dev/kfd")]),
+            Accelerator::Intel | Accelerator::IntelHpu => Vec::new(),
         };
         self.injection.warnings.extend(told);
         let of_vendor = seen.gpus.gpus.iter().filter(|gpu| gpu.vendor == set.vendor());

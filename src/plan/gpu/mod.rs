@@ -23,13 +23,12 @@ mod libraries;
 pub mod lists;
 
 use self::asked::Asked;
-pub use self::asked::Set;
 use self::bringing::{Bringing, Libc};
 use self::lists::Lists;
 use super::Because;
 use super::inject::Injection;
 use crate::cli::gpu::GpuFlags;
-use crate::config::Config;
+use crate::config::{Accelerator, Config};
 use crate::error::Result;
 use crate::host::Host;
 use crate::host::cdi::Registry;
@@ -60,7 +59,7 @@ pub fn bring_in(flags: &GpuFlags, host: &Host, config: &Config, image: &Tree) ->
             bringing.injection.keep.extend(list.variables.iter().cloned());
             continue;
         }
-        let module = gpus.nvidia_module.as_deref().filter(|_| *set == Set::Nv);
+        let module = gpus.nvidia_module.as_deref().filter(|_| *set == Accelerator::Nv);
         let found = bringing.add_libraries(list, module, because)?;
         bringing.add_programs(list, because)?;
         let devices = bringing.add_files(list, because);
@@ -77,14 +76,14 @@ pub fn bring_in(flags: &GpuFlags, host: &Host, config: &Config, image: &Tree) ->
 /// The flags that fit what a host has.
 pub fn flags_for(host: &Host) -> GpuFlags {
     let gpus = Gpus::probe(host);
-    let has = |set: Set| gpus.has(set.vendor());
+    let has = |set: Accelerator| gpus.has(set.vendor());
     let nvidia = gpus.nvidia_module.is_some()
         || gpu::denied(host, "/dev/nvidiactl".as_ref()) != Some(gpu::Denied::Missing);
     GpuFlags {
-        nv: has(Set::Nv) || nvidia,
-        rocm: has(Set::Rocm),
-        intel: has(Set::Intel),
-        intel_hpu: has(Set::IntelHpu),
+        nv: has(Accelerator::Nv) || nvidia,
+        rocm: has(Accelerator::Rocm),
+        intel: has(Accelerator::Intel),
+        intel_hpu: has(Accelerator::IntelHpu),
         ..GpuFlags::default()
     }
 }

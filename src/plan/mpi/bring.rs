@@ -23,7 +23,6 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::plan::Because;
 use crate::plan::inject::{Injection, Place as Where};
-use crate::plan::libraries::real_on_host;
 
 /// Libraries that are parts of an MPI or of a fabric, by the beginnings of their names.
 const PARTS: &[&str] = &[
@@ -289,7 +288,7 @@ impl<'a, 'h> Taken<'a, 'h> {
         }
         directories.retain(|path| self.host.look(path).is_ok_and(|seen| seen.directory));
         // /lib may be a link to /usr/lib.
-        let real = |path: PathBuf| real_on_host(self.host, &path).unwrap_or(path);
+        let real = |path: PathBuf| self.host.follow(&path).unwrap_or(path);
         let mut directories: Vec<PathBuf> = directories.into_iter().map(real).collect();
         directories.dedup();
         directories

@@ -20,7 +20,7 @@ use crate::host::Host;
 use crate::image::Tree;
 use crate::plan::Because;
 use crate::plan::env::DEFAULT_PATH;
-use crate::plan::libraries::{directories, real_on_host};
+use crate::plan::libraries::directories;
 
 /// Variables that modules set to the prefix of an MPI.
 const PREFIXES: &[&str] = &[
@@ -201,7 +201,7 @@ fn in_prefix(host: &Host, place: &Place<'_>, prefix: &Path, origin: &str) -> Res
 /// The libraries of the MPI that an mpirun belongs to.
 fn of_program(host: &Host, place: &Place<'_>, program: &Path) -> Result<Vec<Mpi>> {
     let origin = program.display().to_string();
-    let Ok(real) = real_on_host(host, program) else { return Ok(Vec::new()) };
+    let Ok(real) = host.follow(program) else { return Ok(Vec::new()) };
     let names = link_names(host, program);
     let has = |words: &[&str]| names.iter().any(|name| words.iter().any(|word| name.contains(word)));
     let family = if has(&["openmpi", "orterun", "prterun", "prte"]) {

@@ -1,6 +1,7 @@
 //! What is told before the start, and what chooses devices.
 
 use super::*;
+use crate::config::Accelerator;
 use crate::host::gpu::Gpus;
 use crate::plan::gpu::expect;
 
@@ -29,10 +30,10 @@ fn a_host_without_a_driver_is_told_unless_a_configuration_asks() {
     put(all.host_files.path(), WIDE, "libdrm.so.2", &library("libdrm.so.2", OLD));
     assert!(all.plan().is_ok() && all.brought().is_empty());
     let mut configured = bare();
-    configured.config.gpu = vec!["nv".into(), "rocm".into()];
+    configured.config.gpu = vec![Accelerator::Nv, Accelerator::Rocm];
     assert_eq!(configured.told(), [""; 0]);
     let mut configured = nvidia();
-    configured.config.gpu = vec!["nv".into()];
+    configured.config.gpu = vec![Accelerator::Nv];
     assert!(configured.brought().contains(&"/dev/nvidiactl".to_owned()));
     assert_eq!(configured.injection().unwrap().items[0].because, Because::Config);
     configured.flags.gpu.no_nv = true;
