@@ -160,6 +160,15 @@ impl<'a> Turn<'a> {
     }
 }
 
+/// A thread that ends, by a mistake of ours, does not take the lead with it: the others go on.
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.leads {
+            self.turns.pass();
+        }
+    }
+}
+
 /// `None` when there is no request.
 fn try_receive(slot: &mut Slot<'_>, queue: BorrowedFd<'_>) -> Option<io::Result<()>> {
     match slot.receive(queue) {
@@ -219,6 +228,22 @@ mod tests {
             }
         });
         assert_eq!(total.into_inner(), 4000);
+    }
+
+    #[test]
+    fn a_leader_that_fails_leaves_the_lead() {
+        let turns = Turns::new(2);
+        let failed = std::thread::scope(|scope| {
+            let failing = || {
+                let mut turn = Turn::new(&turns);
+                turns.take();
+                turn.leads = true;
+                panic!("meant");
+            };
+            scope.spawn(failing).join().is_err()
+        });
+        assert!(failed);
+        turns.take();
     }
 
     #[test]
