@@ -262,11 +262,24 @@ pub fn nested_shell(place: &Place, tree: &Path) -> Shell {
     Shell::of(command)
 }
 
-/// The workers of both servers, the outer one first: the later of both was started inside the other's container.
+/// The workers of both servers, the outer one first: the later of both was started inside the other's container. (Its
+/// number may be the lower one: they begin anew at some point.)
 pub fn nested_workers(place: &Place) -> [i32; 2] {
     let mut workers: [i32; 2] = named(place, "skiff-worker").try_into().expect("two servers serve");
-    workers.sort_unstable();
+    workers.sort_by_key(|pid| started_at(*pid));
     workers
+}
+
+/// When a process was started, in ticks since the machine was.
+fn started_at(pid: i32) -> u64 {
+    stat_field(pid, 22)
+}
+
+/// A number of /proc/PID/stat, by its place in proc_pid_stat(5): from 4 on.
+fn stat_field<T: std::str::FromStr>(pid: i32, place: usize) -> T {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
+    let after_name = stat.rsplit(')').next().expect("a name in brackets");
+    after_name.split_whitespace().nth(place - 3).and_then(|field| field.parse().ok()).expect("a number")
 }
 
 #[test]
@@ -302,9 +315,7 @@ fn a_request_that_kills_every_worker_is_answered_eio_and_the_others_go_on() {
 
 /// The parent of a process.
 pub fn parent(pid: i32) -> i32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
-    let after_name = stat.rsplit(')').next().expect("a name in brackets");
-    after_name.split_whitespace().nth(1).and_then(|field| field.parse().ok()).expect("a parent")
+    stat_field(pid, 4)
 }
 
 /// The next worker of a keeper.
