@@ -15,6 +15,7 @@
 //! | how files of an image reach the kernel | [`serve`] |
 //! | SIF and SquashFS, reading | [`image`] |
 //! | SIF and SquashFS, writing | [`pack`] |
+//! | images of registries, layouts and archives | [`oci`] |
 //! | a library's needs, where the loader finds it | [`elf`] |
 //! | a system call | [`sys`] |
 //! | how errors are worded and what they exit with | [`error`] |
@@ -29,6 +30,7 @@ pub mod error;
 pub mod host;
 pub mod image;
 pub mod launch;
+pub mod oci;
 pub mod pack;
 pub mod plan;
 pub mod records;

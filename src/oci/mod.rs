@@ -1,0 +1,38 @@
+//! OCI images: what a registry, a layout or an archive holds, as plain data.
+//!
+//! ```text
+//! manifest ── config          what to run, with which environment
+//!          └─ layers          tar streams, the oldest first
+//! ```
+//!
+//! Each part is a blob, found by its digest (OCI image specification 1.1, "Content Descriptors").
+
+mod digest;
+
+pub use digest::Digest;
+
+use std::fs::File;
+
+/// One part of an image: bytes that were checked against their digest when they were stored.
+#[derive(Debug)]
+pub struct Blob {
+    /// What it is found by.
+    pub digest: Digest,
+    /// What its manifest says it is, for example `application/vnd.oci.image.layer.v1.tar+gzip`.
+    pub media_type: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Its bytes, from offset 0.
+    pub file: File,
+}
+
+/// An image for one platform, all of it on this machine.
+#[derive(Debug)]
+pub struct OciImage {
+    /// The manifest as it came.
+    pub manifest: Blob,
+    /// The configuration as it came.
+    pub config: Blob,
+    /// File system changes, the oldest first.
+    pub layers: Vec<Blob>,
+}
