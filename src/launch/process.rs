@@ -53,9 +53,10 @@ pub fn become_program(plan: &Process) -> Result<Infallible> {
 /// Asks the kernel for what the program starts with, so that a server that is new answers while this process goes on.
 /// What is not there, or not in the image, does no harm.
 pub fn ask_ahead(files: &[ContainerPath]) {
-    for path in files {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let Ok(file) = rustix::fs::open(&path.0, flags, Mode::empty()) else { continue };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = |path: &ContainerPath| rustix::fs::open(&path.0, flags, Mode::empty()).ok();
+    // All before any is read: the server answers in order, and a name would wait for what was asked before it.
+    for file in files.iter().filter_map(open).collect::<Vec<_>>() {
         let Ok(size) = rustix::fs::fstat(&file).map(|stat| stat.st_size.cast_unsigned()) else { continue };
         for start in (0..size.min(ASKED_BYTES)).step_by(WINDOW_BYTES) {
             let _ = rustix::fs::fadvise(&file, start, NonZeroU64::new(WINDOW_BYTES as u64), Advice::WillNeed);
