@@ -22,7 +22,7 @@ use serde::Serialize;
 use super::definition::{Definition, HeaderKey, Part, Section, Shape, Stage};
 
 /// What runs a script that does not say it itself.
-const SHELL: &str = "/bin/sh -ex";
+pub const SHELL: &str = "/bin/sh -ex";
 
 /// A build, decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -10,13 +10,14 @@
 //! So nothing of a step outlives it: no daemon that a package's script started, no compiler after Ctrl-C, and no
 //! mount, since all of them are in namespaces of those processes.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, inotify};
 use rustix::pipe::PipeFlags;
 use serde::{Deserialize, Serialize};
 
@@ -32,13 +33,62 @@ use crate::sys::{reaper, signals::Inherited};
 
 pub use crate::sys::process::Ended;
 
-/// Runs `plan` as [`super::exec`] does, in a child, and waits for its end.
+/// Runs `plan` as [`super::exec`] does, in a child, feeds it, and waits for its end.
 ///
 /// # Errors
 /// As [`super::exec`]; [`Kind::Interrupted`] when skiff was asked to stop.
-pub fn run(plan: &RunPlan, server: Option<Server>) -> Result<Ended> {
-    let (ended, _) = carry_out(true, || match super::exec(plan, server)? {})?;
+pub fn run(plan: &RunPlan, server: Option<Server>, feed: Option<&mut Feed>) -> Result<Ended> {
+    let (ended, _) = carry_out(true, feed, || match super::exec(plan, server)? {})?;
     Ok(ended)
+}
+
+/// What a program reads from a pipe, one packet after the other, while it runs.
+#[derive(Debug)]
+pub struct Feed {
+    packets: VecDeque<Vec<u8>>,
+    /// Until all is written and the program has begun to read: without a writer it could not open the pipe.
+    write: Option<OwnedFd>,
+    /// Has something to read when somebody has read from the pipe (inotify(7)).
+    watch: OwnedFd,
+}
+
+impl Feed {
+    /// `write` is an end of the pipe at `path` that does not block.
+    ///
+    /// # Errors
+    /// Those of inotify(7).
+    pub fn new(path: &Path, write: File, packets: VecDeque<Vec<u8>>) -> std::io::Result<Self> {
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&watch, path, inotify::WatchFlags::ACCESS)?;
+        let mut feed = Self { packets, write: Some(write.into()), watch };
+        feed.fill();
+        Ok(feed)
+    }
+
+    /// Packets that have not gone into the pipe.
+    pub fn unwritten(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Writes as much as the pipe takes.
+    fn fill(&mut self) {
+        let Some(write) = &self.write else { return };
+        while let Some(packet) = self.packets.front()
+            && rustix::io::write(write, packet).is_ok()
+        {
+            self.packets.pop_front();
+        }
+    }
+
+    /// Somebody has read.
+    fn go_on(&mut self) {
+        let mut events = [0; 4096];
+        while rustix::io::read(&self.watch, &mut events).is_ok_and(|length| length > 0) {}
+        self.fill();
+        if self.packets.is_empty() {
+            self.write = None;
+        }
+    }
 }
 
 /// A root file system beside which work is done.
@@ -61,7 +111,7 @@ pub fn beside(
     roots: &[Beside<'_>],
     work: impl FnOnce(&[PathBuf]) -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
-    answer_of(carry_out(true, || {
+    answer_of(carry_out(true, None, || {
         namespaces::enter(ids)?;
         let roots = roots.iter().map(assemble).collect::<Result<Vec<_>>>()?;
         work(&roots)
@@ -82,7 +132,7 @@ pub fn emulate_root(ids: &IdMap) {
 /// # Errors
 /// As [`beside`].
 pub fn on_host(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
-    answer_of(carry_out(true, work)?)
+    answer_of(carry_out(true, None, work)?)
 }
 
 /// Does `work` in a child as root of the user namespace, to the end even when skiff was asked to stop: for what takes
@@ -91,7 +141,7 @@ pub fn on_host(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`beside`].
 pub fn clean_up(ids: &IdMap, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let done = carry_out(false, || {
+    let done = carry_out(false, None, || {
         signals::ignore_requests_to_end();
         namespaces::enter(ids)?;
         work().map(|()| Vec::new())
@@ -177,7 +227,11 @@ fn retold(bytes: &[u8]) -> Error {
 
 /// Does `work` in a child with a warden; gives how it ended and what it returned. With `stops` it ends when skiff is
 /// asked to stop.
-fn carry_out(stops: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<(Ended, Vec<u8>)> {
+fn carry_out(
+    stops: bool,
+    feed: Option<&mut Feed>,
+    work: impl FnOnce() -> Result<Vec<u8>>,
+) -> Result<(Ended, Vec<u8>)> {
     let tried = || "cannot start a build step".to_owned();
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context(Kind::Host, tried);
     let (heard, say) = pipe()?;
@@ -192,7 +246,7 @@ fn carry_out(stops: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<(End
         }
         Fork::Parent(warden) => {
             drop((work, say, leash_end, alive));
-            let answer = listen(stops, heard, leash, &gone);
+            let answer = listen(stops, feed, (heard, leash), &gone);
             let ended = process::wait_for(warden).context(Kind::Host, tried)?;
             drop(held);
             if stops && STOP.load(Ordering::Relaxed) {
@@ -207,8 +261,13 @@ fn carry_out(stops: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<(End
     }
 }
 
-/// Takes what the child says until the warden is gone; lets go of the leash when skiff is asked to stop.
-fn listen(stops: bool, heard: OwnedFd, leash: OwnedFd, gone: &OwnedFd) -> std::io::Result<Vec<u8>> {
+/// Takes what the child says until the warden is gone, and feeds it; lets go of the leash when skiff is asked to stop.
+fn listen(
+    stops: bool,
+    mut feed: Option<&mut Feed>,
+    (heard, leash): (OwnedFd, OwnedFd),
+    gone: &OwnedFd,
+) -> std::io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut heard = Some(File::from(heard));
     let mut leash = Some(leash);
@@ -217,10 +276,13 @@ fn listen(stops: bool, heard: OwnedFd, leash: OwnedFd, gone: &OwnedFd) -> std::i
         if stops && STOP.load(Ordering::Relaxed) {
             leash = None;
         }
-        let files: Vec<_> =
-            [Some(gone.as_fd()), heard.as_ref().map(AsFd::as_fd)].into_iter().flatten().collect();
+        let fed = feed.as_deref().filter(|feed| feed.write.is_some()).map(|feed| feed.watch.as_fd());
+        let said = heard.as_ref().map(AsFd::as_fd);
+        let files: Vec<_> = [Some(gone.as_fd()), said, fed].into_iter().flatten().collect();
+        let (said, fed) = (said.map(|_| 1), fed.map(|_| files.len() - 1));
         let ready = signals::wait_for_input(&files)?;
-        if ready.get(1) == Some(&true)
+        let is_ready = |index: Option<usize>| index.is_some_and(|index| ready[index]);
+        if is_ready(said)
             && let Some(file) = &mut heard
         {
             match file.read(&mut buffer)? {
@@ -230,6 +292,10 @@ fn listen(stops: bool, heard: OwnedFd, leash: OwnedFd, gone: &OwnedFd) -> std::i
         } else if ready[0] {
             drop(leash);
             return Ok(answer);
+        } else if is_ready(fed)
+            && let Some(feed) = &mut feed
+        {
+            feed.go_on();
         }
     }
 }

@@ -21,6 +21,7 @@
 mod cached;
 mod copy;
 mod image_files;
+mod lines;
 mod pattern;
 mod rooted;
 mod script;

@@ -18,10 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use super::Runner;
-use crate::build::plan::{Lines, Step, What};
+use super::lines;
+use crate::build::plan::{Lines, SHELL, Step, What};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::FAMILIES;
-use crate::launch::{self, step, step::Ended};
+use crate::launch::step::{self, Ended, Feed};
 use crate::plan::RunPlan;
 use crate::plan::building::{labels_file, plan_inside, script_mount};
 
@@ -63,7 +64,7 @@ impl Runner<'_> {
             (_, Some(signal)) => Ended::Killed(signal),
             (code, None) => Ended::Exited(code.unwrap_or(255)),
         };
-        self.judge(step, ended)
+        self.judge(step, ended, None)
     }
 
     /// %post and %appinstall.
@@ -72,7 +73,12 @@ impl Runner<'_> {
         let first = step.app.as_ref().map_or_else(String::new, |app| {
             format!(". /scif/apps/{app}/scif/env/01-base.sh; cd /scif/apps/{app}")
         });
-        let script = self.write_script(&in_place(&first, text))?;
+        let text = in_place(&first, text);
+        let (script, mut lines) = if by.starts_with(SHELL) && lines::reads_blocks(&self.stage()?.tree()?) {
+            self.pipe_script(&text)?
+        } else {
+            (self.write_script(&text)?, None)
+        };
         let layer = self.new_layer()?;
         let mut flags = self.build.options.flags.clone();
         flags.mount.push(script_mount(&script, INSIDE));
@@ -81,7 +87,8 @@ impl Runner<'_> {
         let surroundings = (self.host, self.build.config, &stage.tree()?);
         let plan = plan_inside(&stage.building(layer.as_deref()), &flags, &words, surroundings)
             .map_err(|error| self.at(step.line, error))?;
-        let ended = self.run_plan(&plan).map_err(|error| self.at(step.line, error))?;
+        let feed = lines.as_mut().map(|script| &mut script.feed);
+        let ended = self.run_plan(&plan, feed).map_err(|error| self.at(step.line, error))?;
         if self.stage()?.in_place {
             // The sandbox got an empty file to mount the script on.
             let path = self.stage()?.base.path.join(INSIDE.trim_start_matches('/'));
@@ -89,7 +96,9 @@ impl Runner<'_> {
         }
         // What a failed script has done is kept too: for whoever looks into it.
         self.add_layer(layer);
-        self.judge(step, ended)
+        let last = lines.filter(|_| ended != Ended::Exited(0)).and_then(|mut script| script.last_line());
+        let last = last.map(|line| (line, text.lines().nth(line as usize - 1).unwrap_or_default()));
+        self.judge(step, ended, last)
     }
 
     /// %test.
@@ -100,8 +109,8 @@ impl Runner<'_> {
         let surroundings = (self.host, self.build.config, &stage.tree()?);
         let plan = plan_inside(&building, &self.build.options.flags, &[], surroundings)
             .map_err(|error| self.at(step.line, error))?;
-        let ended = self.run_plan(&plan).map_err(|error| self.at(step.line, error))?;
-        self.judge(step, ended)?;
+        let ended = self.run_plan(&plan, None).map_err(|error| self.at(step.line, error))?;
+        self.judge(step, ended, None)?;
         // Nothing of it stays, but that it has passed: which an empty layer of the cache says.
         let layer = self.new_layer()?;
         if let Some(layer) = &layer {
@@ -112,16 +121,16 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn run_plan(&self, plan: &RunPlan) -> Result<Ended> {
+    fn run_plan(&self, plan: &RunPlan, feed: Option<&mut Feed>) -> Result<Ended> {
         for warning in &plan.warnings {
             (self.build.tell)(super::Event::Warning(warning));
         }
         let serving = plan.serving();
         let server = match &self.stage()?.base.file {
-            Some(file) => launch::meet_server(&serving, file)?,
+            Some(file) => crate::launch::meet_server(&serving, file)?,
             None => None,
         };
-        step::run(plan, server)
+        step::run(plan, server, feed)
     }
 
     /// The script as a file of the host.
@@ -133,8 +142,17 @@ impl Runner<'_> {
         Ok(path)
     }
 
-    /// The error of a script that failed.
-    fn judge(&self, step: &Step, ended: Ended) -> Result<()> {
+    /// The script as a pipe, where that can be made.
+    fn pipe_script(&mut self, text: &str) -> Result<(PathBuf, Option<lines::Script>)> {
+        let path = self.directory("script")?.join("script");
+        match lines::Script::new(&path, text) {
+            Ok(script) => Ok((path, Some(script))),
+            Err(_) => Ok((self.write_script(text)?, None)),
+        }
+    }
+
+    /// The error of a script that failed, with the last line that its shell has read, where that is known.
+    fn judge(&self, step: &Step, ended: Ended, last: Option<(u32, &str)>) -> Result<()> {
         let (how, hint) = match ended {
             Ended::Exited(0) => return Ok(()),
             Ended::Exited(status) => (format!("exit status {status}"), "what it printed last is above"),
@@ -150,7 +168,11 @@ impl Runner<'_> {
         let error = Error::new(Kind::Program, format!("{}{app} failed", step.section)).because(how);
         let keep =
             if self.build.options.no_cleanup { "" } else { "; --no-cleanup keeps what was built so far" };
-        Err(self.at(step.line, error.hint(format!("{hint}{keep}"))))
+        let Some((line, text)) = last else {
+            return Err(self.at(step.line, error.hint(format!("{hint}{keep}"))));
+        };
+        let at = format!("the shell had read to line {line}: {}", text.trim());
+        Err(self.at(line, error.hint(format!("{at}; {hint}{keep}"))))
     }
 }
 

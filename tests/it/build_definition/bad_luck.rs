@@ -20,13 +20,27 @@ fn a_script_that_fails_is_shown_with_its_line_and_what_it_built_is_kept_on_deman
     let text = "%post\n echo first >/first\n cat /missing\n echo never\n";
     let said = build(&place, &[], text).fails(255);
     assert!(said.contains("+ cat /missing\n"), "{said}");
-    assert!(said.contains("skiff: new.def:3: %post failed: exit status 1\nhint: "), "{said}");
+    assert!(said.contains("skiff: new.def:5: %post failed: exit status 1\nhint: "), "{said}");
+    assert!(
+        said.contains("hint: the shell had read to line 5: cat /missing; what it printed last"),
+        "{said}"
+    );
     assert!(said.contains("--no-cleanup keeps"), "{said}");
     // What the shell says of a line is its line in the definition.
     let odd = build(&place, &[], "%post\n true\n\n%post\n\n none-such\n").fails(255);
     assert!(odd.contains("/.post.script: line 8: none-such: not found\n"), "{odd}");
     let app = build(&place, &[], "%appinstall a\n true\n none-such\n").fails(255);
     assert!(app.contains("/.post.script: line 5: none-such: not found\n"), "{app}");
+    // A command of several lines, late in a script that the pipe does not hold.
+    let many: String = (0..200).map(|_| format!(" : {}\n\n", "x".repeat(500))).collect();
+    let text_of_many = format!("%post\n{many} if true; then\n  (exit 3)\n fi\n echo never\n");
+    let said = build(&place, &[], &text_of_many).fails(255);
+    assert!(said.contains("skiff: new.def:406: %post failed: exit status 3\n"), "{said}");
+    assert!(said.contains("hint: the shell had read to line 406: fi; "), "{said}");
+    // What reads the script's end is not kept waiting.
+    build(&place, &[], "%post\n cat >/made <<X\n a\n").ok();
+    let said = build(&place, &[], "%post\n echo 'open\n").fails(255);
+    assert!(said.contains("%post failed"), "{said}");
     assert_eq!(leavings(&place), Vec::<String>::new());
     let said = build(&place, &["--no-cleanup"], text).fails(255);
     let shell = said.split("to look around: skiff shell ").nth(1).expect("a command is named").trim();
@@ -49,7 +63,9 @@ fn a_script_that_is_killed_is_told_as_such() {
     let place = place("bad-killed");
     let said = build(&place, &[], "%post\n kill -9 $$\n").fails(255);
     assert!(
-        said.contains("new.def:3: %post failed: it was killed (signal 9)\nhint: the system kills"),
+        said.contains(
+            "new.def:4: %post failed: it was killed (signal 9)\nhint: the shell had read to line 4: kill"
+        ) && said.contains("the system kills"),
         "{said}"
     );
     let said = build(&place, &[], "%post\n kill -SEGV $$\n").fails(255);

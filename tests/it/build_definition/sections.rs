@@ -117,7 +117,7 @@ fn scripts_are_read_by_the_program_that_they_name() {
     assert_eq!(place.run(["test", "new.sif"]).ok(), "/.singularity.d/test\n");
     // Flags of the section's line go to the shell.
     let said = build(&place, &[], "%post -u\n echo $NOT_SET\n").fails(255);
-    assert!(said.contains("skiff: new.def:3: %post failed: exit status "), "{said}");
+    assert!(said.contains("skiff: new.def:4: %post failed: exit status "), "{said}");
 }
 
 #[test]
