@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 /// The disposition of SIGPIPE that this process inherited. Rust's runtime ignores SIGPIPE before `main`; the
 /// user's program must get what the caller had.
@@ -76,11 +76,25 @@ const STOPPING: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// Set by SIGINT, SIGTERM and SIGHUP once [`catch_stop`] was called.
 pub static STOP: AtomicBool = AtomicBool::new(false);
 
+/// When the first of them came: seconds of the monotonic clock, and 1; 0 before.
+static STOPPED_AT: AtomicI64 = AtomicI64::new(0);
+/// For so long others are the same request: Ctrl-C is pressed twice, or a batch system and a terminal ask both.
+const SAME_REQUEST_SECONDS: i64 = 2;
+
 extern "C" fn note_stop(signal: libc::c_int) {
     STOP.store(true, Ordering::Relaxed);
-    // A second one ends the process at once, should the first not be heeded.
-    // SAFETY: signal() is async-signal-safe.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: clock_gettime(), signal() and raise() are async-signal-safe, and `now` is a valid place.
+    unsafe {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now);
+        let now = now.tv_sec + 1;
+        let first = STOPPED_AT.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        // A later one ends the process at once, should the first not be heeded.
+        if first.is_err_and(|first| now - first > SAME_REQUEST_SECONDS) {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+    }
 }
 
 /// From here on Ctrl-C, SIGTERM and SIGHUP set [`STOP`] instead of ending the process, so that long work can take

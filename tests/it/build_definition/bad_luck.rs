@@ -128,7 +128,11 @@ fn ctrl_c_in_every_phase_leaves_nothing() {
             let child = start(&place, "begun");
             let pid = Pid::from_raw(child.id() as i32);
             // The terminal's Ctrl-C reaches the group; a batch system may ask skiff alone.
-            if group { killpg(pid, Signal::SIGINT) } else { kill(pid, Signal::SIGTERM) }.expect("skiff runs");
+            let ask = || if group { killpg(pid, Signal::SIGINT) } else { kill(pid, Signal::SIGTERM) };
+            ask().expect("skiff runs");
+            // Who is impatient asks again, while things are taken away.
+            std::thread::sleep(Duration::from_millis(3));
+            let _ = ask();
             let status = collect(child, text.clone()).status;
             assert_eq!(status.code(), Some(130), "{text}");
             let left: Vec<_> =
