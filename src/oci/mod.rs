@@ -8,8 +8,11 @@
 //! Each part is a blob, found by its digest (OCI image specification 1.1, "Content Descriptors").
 
 mod digest;
+pub mod platform;
+pub mod reference;
 
 pub use digest::Digest;
+pub use platform::Platform;
 
 use std::fs::File;
 
