@@ -7,9 +7,18 @@
 //!
 //! Each part is a blob, found by its digest (OCI image specification 1.1, "Content Descriptors").
 
+pub mod archive;
+pub mod credentials;
 mod digest;
+pub mod fetch;
+pub mod http;
+pub mod layout;
+pub mod manifest;
+pub mod mirrors;
 pub mod platform;
 pub mod reference;
+pub mod registry;
+pub mod token;
 
 pub use digest::Digest;
 pub use platform::Platform;
