@@ -48,9 +48,12 @@ impl Store {
                     continue;
                 }
                 let seconds = |time: io::Result<std::time::SystemTime>| {
-                    time.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_secs() as i64)
+                    time.ok()
+                        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+                        .map(|since| since.as_secs() as i64)
                 };
-                let from = (directory == "images").then(|| self.about(&name)).flatten().map(|about| about.from);
+                let from =
+                    (directory == "images").then(|| self.about(&name)).flatten().map(|about| about.from);
                 listed.push(Listed {
                     kind,
                     bytes: status.blocks() * 512,
@@ -130,7 +133,8 @@ mod tests {
         store.describe("i", &About { from: "docker://x".into() });
         store.begin("u", true).unwrap().file.write_all(b"x").unwrap();
         let listed = store.list().unwrap();
-        let shown: Vec<_> = listed.iter().map(|one| (one.kind, one.from.as_deref(), one.unfinished)).collect();
+        let shown: Vec<_> =
+            listed.iter().map(|one| (one.kind, one.from.as_deref(), one.unfinished)).collect();
         assert_eq!(
             shown,
             [(Kind::Image, Some("docker://x"), false), (Kind::Blob, None, false), (Kind::Blob, None, true)]

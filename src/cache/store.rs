@@ -138,7 +138,10 @@ impl Store {
     pub fn find(&self, kind: Kind, key: &str, size: Option<u64>) -> Option<File> {
         let file = File::open(self.path(kind, key)).ok()?;
         let status = file.metadata().ok()?;
-        if !status.is_file() || size.is_some_and(|size| size != status.len()) || status.len() == 0 && size.is_none() {
+        if !status.is_file()
+            || size.is_some_and(|size| size != status.len())
+            || status.len() == 0 && size.is_none()
+        {
             return None;
         }
         // It is when it was last used: of an image the time of access, since its time of change is what running
@@ -153,7 +156,8 @@ impl Store {
     pub fn lock(&self, key: &str, waits: &dyn Fn()) -> Lock {
         let path = self.root.join("locks").join(key);
         loop {
-            let opened = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+            let opened =
+                File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
             let Ok(file) = opened else { return Lock { file: None } };
             match file.try_lock() {
                 Ok(()) => {}
@@ -187,7 +191,8 @@ impl Store {
             false => format!(".{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)),
         };
         let path = self.root.join("new").join(format!("{key}.{host}{own}"));
-        let file = File::options().read(true).write(true).create(true).truncate(!resumes).mode(0o600).open(&path)?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(!resumes).mode(0o600).open(&path)?;
         // Says to who clears away that somebody is at it.
         let _ = file.try_lock_shared();
         Ok(NewFile { file, path, stays: resumes, named: false })

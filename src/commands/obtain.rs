@@ -1,43 +1,81 @@
 //! From what the user calls an image to an open one.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::fetch::{Session, Sif, Wanted};
+use crate::cli::Global;
+use crate::cli::fetch::{FetchFlags, PlatformFlags};
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::image::{self, Image};
+use crate::oci::reference::{self, Reference};
 
-/// Opens the image that `reference` names: a file or a directory.
+/// Opens the image that `reference` names: a file, a directory, or one from elsewhere (`docker://debian:13`), which is
+/// fetched or found in the cache.
 ///
 /// # Errors
-/// Those of [`image::open`], and of [`refuse_uri`].
-pub fn image(reference: &Path) -> Result<Image> {
-    if !reference.exists() {
-        refuse_uri(reference)?;
+/// Those of [`image::open`], and of [`Session::sif`].
+pub fn image(reference: &Path, wanted: &Wanted<'_>, global: &Global) -> Result<Image> {
+    match elsewhere(reference)? {
+        None => image::open(reference),
+        Some(named) => image::open(&fetched(&named, wanted, global)?.path),
     }
-    image::open(reference)
 }
 
-/// An error when `reference` is an image of a registry or another machine.
+/// As [`image`], without any flag.
 ///
 /// # Errors
-/// [`crate::error::Kind::Usage`] when it begins as a URI does.
-pub fn refuse_uri(reference: &Path) -> Result<()> {
+/// As [`image`].
+pub fn plain(reference: &Path, global: &Global) -> Result<Image> {
+    let (flags, platform) = (FetchFlags::default(), PlatformFlags::default());
+    image(reference, &Wanted { flags: &flags, platform: &platform, disable_cache: false }, global)
+}
+
+/// The file of an image from elsewhere.
+///
+/// # Errors
+/// Those of [`Session::sif`].
+pub fn fetched(named: &Reference, wanted: &Wanted<'_>, global: &Global) -> Result<Sif> {
+    Session::new(&Host::probe(), wanted, global)?.sif(named)
+}
+
+/// The path of an image that is read without being opened as one: `reference` itself, or the file in the cache.
+///
+/// # Errors
+/// As [`fetched`].
+pub fn path(reference: &Path, global: &Global) -> Result<PathBuf> {
+    let (flags, platform) = (FetchFlags::default(), PlatformFlags::default());
+    let wanted = Wanted { flags: &flags, platform: &platform, disable_cache: false };
+    Ok(match elsewhere(reference)? {
+        None => reference.to_owned(),
+        Some(named) => fetched(&named, &wanted, global)?.path,
+    })
+}
+
+/// What `reference` names elsewhere; none for a path.
+///
+/// # Errors
+/// [`crate::error::Kind::Usage`] when it begins as a URI does and is none that skiff knows.
+pub fn elsewhere(reference: &Path) -> Result<Option<Reference>> {
+    if let Some(parsed) = reference.to_str().and_then(reference::parse) {
+        return parsed.map(Some);
+    }
     let bytes = reference.as_os_str().as_bytes();
-    let Some(colon) = bytes.windows(3).position(|three| three == b"://") else { return Ok(()) };
+    let Some(colon) = bytes.windows(3).position(|three| three == b"://") else { return Ok(None) };
+    if reference.exists() {
+        return Ok(None);
+    }
     if &bytes[..colon] == b"instance" {
         return Err(Error::usage(format!("cannot use {reference:?}: skiff has no named instances yet"))
             .hint("start the image itself: containers of one image share its server"));
     }
     if bytes[..colon].iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-') && colon > 1 {
-        return Err(Error::usage(format!(
-            "cannot use {reference:?}: images come from files and directories only"
-        ))
-        .hint(
-            "unpack it with another tool and pack that: podman export $(podman create IMAGE) | tar -C TREE -x; \
-             skiff build a.sif TREE",
+        return Err(Error::usage(format!("cannot use {reference:?}: skiff knows no images of that kind")).hint(
+            "it knows files, directories, docker://, oras://, library://, https://, docker-archive:, docker-daemon:, oci:, oci-archive:",
         ));
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -46,11 +84,14 @@ mod tests {
 
     #[test]
     fn a_uri_is_not_a_missing_file() {
-        let error = image(Path::new("docker://debian:13")).unwrap_err();
-        assert!(error.to_string().contains("files and directories only"), "{error}");
-        let error = image(Path::new("instance://db")).unwrap_err();
+        let global = Global::default();
+        let error = plain(Path::new("nosuch://debian:13"), &global).unwrap_err();
+        assert!(error.to_string().contains("no images of that kind"), "{error}");
+        let error = plain(Path::new("instance://db"), &global).unwrap_err();
         assert!(error.to_string().contains("no named instances"), "{error}");
-        let error = image(Path::new("missing/a.sif")).unwrap_err();
+        let error = plain(Path::new("shub://a/b"), &global).unwrap_err();
+        assert!(error.to_string().contains("shut down"), "{error}");
+        let error = plain(Path::new("missing/a.sif"), &global).unwrap_err();
         assert!(error.to_string().ends_with("no such file or directory"), "{error}");
     }
 }

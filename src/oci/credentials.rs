@@ -54,7 +54,9 @@ impl Credential {
     /// The value of an `Authorization` header with it; none for what no password stands for.
     pub fn basic(&self) -> Option<String> {
         match self {
-            Self::Password(user, password) => Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))),
+            Self::Password(user, password) => {
+                Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
+            }
             Self::Identity(_) => None,
         }
     }
@@ -92,7 +94,12 @@ fn find_in(path: &Path, host: &str, repository: &str) -> Result<Option<Credentia
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file.take(FILE_BYTES).read_to_end(&mut bytes).tried(tried)?,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied
+            ) =>
+        {
             return Ok(None);
         }
         Err(error) => return Err(error).tried(tried),
@@ -113,7 +120,9 @@ fn find_in(path: &Path, host: &str, repository: &str) -> Result<Option<Credentia
             Err(Trouble::HelperFailure { helper, stdout, stderr }) => {
                 let said = format!("{stdout} {stderr}");
                 let said: String = said.chars().filter(|letter| !letter.is_control()).take(200).collect();
-                return Err(Error::host(format!("{}: {helper} failed", tried())).because(said.trim().to_owned()));
+                return Err(
+                    Error::host(format!("{}: {helper} failed", tried())).because(said.trim().to_owned())
+                );
             }
             Err(Trouble::HelperCommunicationError) => {
                 return Err(Error::host(tried())
@@ -124,7 +133,9 @@ fn find_in(path: &Path, host: &str, repository: &str) -> Result<Option<Credentia
                 return Err(Error::host(tried()).because("it is not JSON of the form that Docker writes"));
             }
             Err(Trouble::CredentialDecodingError) => {
-                return Err(Error::host(tried()).because(format!("what it has for {key:?} cannot be decoded")));
+                return Err(
+                    Error::host(tried()).because(format!("what it has for {key:?} cannot be decoded"))
+                );
             }
             Err(trouble) => return Err(Error::host(tried()).because(trouble)),
         }

@@ -7,70 +7,33 @@
 //!
 //! Threads are joined before this returns: a container that starts afterwards is started by a process of one thread.
 //!
-//! A part is written into the cache under the lock of its digest and gets its name when its bytes are right. A cut
-//! transfer is gone on with from where it was cut, now or by the next call. Where the cache cannot be written to, its
-//! bytes go into a file without a name.
+//! How the bytes of a part come is in [`super::transfer`].
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
 use super::credentials::Keys;
-use super::http::{ATTEMPTS, Http};
+use super::http::Http;
 use super::manifest::{self, Descriptor, Manifest, sif_layer};
 use super::mirrors::Mirrors;
 use super::reference::Name;
 use super::registry::Registry;
+use super::transfer::{One, Part, Progress, fetch_one, without_cache};
 use super::{Blob, Digest, OciImage, Platform};
-use crate::cache::store::{Meant, is_unwritable};
-use crate::cache::{Kind as Stored, NewFile, Store};
+use crate::cache::store::Meant;
+use crate::cache::{Kind as Stored, Store};
 use crate::error::{Context, Error, Kind, Result};
 
 /// How many parts are fetched at a time.
 const AT_A_TIME: usize = 4;
-/// Bytes that are taken from a connection at once.
-const PIECE_BYTES: usize = 256 << 10;
-/// The wait after a cut transfer.
-const AFTER_A_CUT: Duration = Duration::from_millis(500);
 /// No index leads to another one more often.
 const INDEXES: usize = 3;
-
-/// How far one part is.
-#[derive(Debug)]
-pub struct Part {
-    /// What it is, for people.
-    pub name: String,
-    /// Its length in bytes; 0 where it is not known.
-    pub size: u64,
-    /// How much of it is here.
-    pub done: AtomicU64,
-}
-
-/// How far a transfer is, for who shows it.
-#[derive(Debug, Default)]
-pub struct Progress {
-    parts: Mutex<Vec<Arc<Part>>>,
-}
-
-impl Progress {
-    /// Adds a part.
-    pub fn begin(&self, name: String, size: u64) -> Arc<Part> {
-        let part = Arc::new(Part { name, size, done: AtomicU64::new(0) });
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&part));
-        part
-    }
-
-    /// All parts so far.
-    pub fn parts(&self) -> Vec<Arc<Part>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// What fetching needs.
 pub struct Fetch<'a> {
@@ -141,7 +104,8 @@ impl<'a> Fetch<'a> {
         let key = hex_of(&name.to_string());
         match first(registries, |registry| registry.digest_of(&version)) {
             Ok(Some(digest)) => {
-                let asked = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+                let asked =
+                    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
                 let digest = digest.to_string();
                 if store.meant(&key).is_none_or(|meant| meant.digest != digest) {
                     store.remember(&key, &Meant { name: name.to_string(), digest: digest.clone(), asked });
@@ -193,7 +157,8 @@ impl<'a> Fetch<'a> {
         let wanted: Vec<&Descriptor> = std::iter::once(&resolved.config).chain(&resolved.layers).collect();
         let mut blobs = self.blobs(&wanted, &resolved.registries)?.into_iter();
         let config = blobs.next().ok_or_else(|| Error::new(Kind::Internal, "no blob came back"))?;
-        let mut file = tempfile::tempfile_in(&self.scratch).tried(|| format!("cannot write into {:?}", self.scratch))?;
+        let mut file =
+            tempfile::tempfile_in(&self.scratch).tried(|| format!("cannot write into {:?}", self.scratch))?;
         file.write_all(&resolved.manifest).tried(|| "cannot keep the manifest".into())?;
         let manifest = Blob {
             digest: resolved.digest,
@@ -226,8 +191,7 @@ impl<'a> Fetch<'a> {
             while !failed.load(Ordering::Relaxed) {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let Some(descriptor) = wanted.get(number) else { break };
-                let one = One { descriptor, registries, part: &parts[number], failed: &failed };
-                let result = self.blob(&one);
+                let result = self.blob(descriptor, registries, (&parts[number], &failed));
                 if result.is_err() {
                     failed.store(true, Ordering::Relaxed);
                 }
@@ -257,169 +221,29 @@ impl<'a> Fetch<'a> {
         Ok(blobs)
     }
 
-    fn blob(&self, one: &One<'_, 'a>) -> Result<Blob> {
-        let Descriptor { digest, media_type, size } = one.descriptor;
-        let blob = |file| Blob { digest: *digest, media_type: media_type.clone(), size: *size, file };
-        if let Some(store) = self.store {
-            let key = digest.hex();
-            let here = || {
-                let file = store.find(Stored::Blob, &key, Some(*size))?;
-                one.part.done.store(*size, Ordering::Relaxed);
-                Some(blob(file))
-            };
-            if let Some(found) = here() {
-                return Ok(found);
-            }
-            let lock = store.lock(&key, &|| {});
-            if let Some(found) = here() {
-                return Ok(found);
-            }
-            match store.begin(&key, lock.excludes()) {
-                Ok(mut new) => match self.fill(one, &mut new.file) {
-                    Ok(()) => match keep(store, new, &key) {
-                        Ok(file) => return Ok(blob(file)),
-                        Err(error) => self.without_cache(&error),
-                    },
-                    Err(Trouble::Writing(error)) if is_unwritable(&error) => {
-                        discard(new);
-                        self.without_cache(&error);
-                    }
-                    Err(trouble) => return Err(trouble.into_error(one)),
-                },
-                Err(error) => self.without_cache(&error),
-            }
-        }
-        let mut file =
-            tempfile::tempfile_in(&self.scratch).tried(|| format!("cannot write into {:?}", self.scratch))?;
-        self.fill(one, &mut file).map_err(|trouble| trouble.into_error(one))?;
-        Ok(blob(file))
-    }
-
-    /// Makes a file hold the bytes of a part, whatever of them it holds already.
-    fn fill(&self, one: &One<'_, 'a>, file: &mut File) -> Result<(), Trouble> {
-        let Descriptor { digest, size, .. } = one.descriptor;
-        let mut attempt = 0;
-        let mut resumed = false;
-        loop {
-            let (mut sum, mut offset) = begun(file).map_err(Trouble::Writing)?;
-            if offset > *size {
-                restart(file, &mut sum, &mut offset).map_err(Trouble::Writing)?;
-            }
-            resumed |= offset > 0 && attempt == 0;
-            let before = offset;
-            one.part.done.store(offset, Ordering::Relaxed);
-            if offset < *size || *size == 0 {
-                match self.transfer(one, file, (&mut sum, &mut offset)) {
-                    Ok(()) => {}
-                    Err(Trouble::Cut(error)) => {
-                        // As long as something comes it is worth going on.
-                        attempt = if offset > before { 1 } else { attempt + 1 };
-                        if attempt >= ATTEMPTS {
-                            return Err(Trouble::Cut(error));
-                        }
-                        thread::sleep(AFTER_A_CUT * attempt);
-                        continue;
-                    }
-                    Err(trouble) => return Err(trouble),
-                }
-            }
-            let found = Digest::from_sum(sum.finalize().into());
-            if found == *digest && offset == *size {
-                return Ok(());
-            }
-            // What was there before may have been bad; what has just come may not.
-            restart(file, &mut Sha256::new(), &mut offset).map_err(Trouble::Writing)?;
-            if !resumed {
-                return Err(Trouble::Wrong(found, offset));
-            }
-            resumed = false;
-            attempt = 1;
-        }
-    }
-
-    /// Appends what is missing.
-    fn transfer(
+    fn blob(
         &self,
-        one: &One<'_, 'a>,
-        file: &mut File,
-        (sum, offset): (&mut Sha256, &mut u64),
-    ) -> Result<(), Trouble> {
-        let Descriptor { digest, size, .. } = one.descriptor;
-        let response = first(one.registries, |registry| registry.blob(digest, *offset)).map_err(Trouble::Refused)?;
-        if response.status().as_u16() != 206 && *offset > 0 {
-            restart(file, sum, offset).map_err(Trouble::Writing)?;
-        }
-        let mut body = response.into_body().into_reader();
-        let mut piece = vec![0; PIECE_BYTES];
-        loop {
-            if one.failed.load(Ordering::Relaxed) {
-                return Err(Trouble::GivenUp);
-            }
-            let length = match body.read(&mut piece) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Trouble::Cut(error)),
-            };
-            if length == 0 {
-                break;
-            }
-            *offset += length as u64;
-            if *offset > *size {
-                return Err(Trouble::Long);
-            }
-            file.write_all(&piece[..length]).map_err(Trouble::Writing)?;
-            sum.update(&piece[..length]);
-            one.part.done.store(*offset, Ordering::Relaxed);
-        }
-        if *offset < *size {
-            return Err(Trouble::Cut(io::ErrorKind::UnexpectedEof.into()));
-        }
-        Ok(())
+        descriptor: &Descriptor,
+        registries: &[Registry<'a>],
+        (part, failed): (&Part, &AtomicBool),
+    ) -> Result<Blob> {
+        let Descriptor { digest, media_type, size } = descriptor;
+        let ask = |offset| first(registries, |registry| registry.blob(digest, offset));
+        let one = One {
+            what: digest.to_string(),
+            digest: Some(*digest),
+            size: Some(*size),
+            ask: &ask,
+            part,
+            failed,
+        };
+        let place = (self.store, self.scratch.as_path());
+        let file = fetch_one(&one, (Stored::Blob, Some(&digest.hex())), place, &|text| self.http.tell(text))?;
+        Ok(Blob { digest: *digest, media_type: media_type.clone(), size: *size, file })
     }
 
     fn without_cache(&self, error: &io::Error) {
-        self.http.tell(&format!("going on without the cache, which cannot be written to: {error}"));
-    }
-}
-
-/// One part that is being fetched.
-struct One<'r, 'a> {
-    descriptor: &'r Descriptor,
-    registries: &'r [Registry<'a>],
-    part: &'r Part,
-    failed: &'r AtomicBool,
-}
-
-/// Why a part is not here.
-enum Trouble {
-    Refused(Error),
-    Writing(io::Error),
-    Cut(io::Error),
-    Wrong(Digest, u64),
-    Long,
-    GivenUp,
-}
-
-impl Trouble {
-    fn into_error(self, one: &One<'_, '_>) -> Error {
-        let Descriptor { digest, size, .. } = one.descriptor;
-        let tried = format!("cannot fetch {digest}");
-        let changed = "the registry, or something between here and there, changes what it sends";
-        match self {
-            Self::Refused(error) => error,
-            Self::Writing(error) => Error::new(Kind::Io, format!("{tried}: cannot write it down")).because(error),
-            Self::Cut(error) => Error::host(tried)
-                .because(format!("the connection is cut again and again: {error}"))
-                .hint("what has come is kept: the same command goes on from there"),
-            Self::Wrong(found, length) if length == *size => {
-                Error::image(tried).because(format!("what came has the digest {found}")).hint(changed)
-            }
-            Self::Wrong(_, length) => {
-                Error::image(tried).because(format!("{length} bytes came of {size}")).hint(changed)
-            }
-            Self::Long => Error::image(tried).because(format!("more than its {size} bytes came")).hint(changed),
-            Self::GivenUp => Error::new(Kind::Interrupted, tried),
-        }
+        self.http.tell(&without_cache(error));
     }
 }
 
@@ -433,41 +257,6 @@ fn first<'a, T>(registries: &[Registry<'a>], ask: impl Fn(&Registry<'a>) -> Resu
         }
     }
     last
-}
-
-/// The sum of what a file holds, and its length; the next byte goes to its end.
-fn begun(file: &mut File) -> io::Result<(Sha256, u64)> {
-    let mut sum = Sha256::new();
-    file.seek(SeekFrom::Start(0))?;
-    let mut piece = vec![0; PIECE_BYTES];
-    let mut length = 0;
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok((sum, length)),
-            read => {
-                sum.update(&piece[..read]);
-                length += read as u64;
-            }
-        }
-    }
-}
-
-fn restart(file: &mut File, sum: &mut Sha256, offset: &mut u64) -> io::Result<()> {
-    file.set_len(0)?;
-    file.seek(SeekFrom::Start(0))?;
-    *sum = Sha256::new();
-    *offset = 0;
-    Ok(())
-}
-
-fn keep(store: &Store, new: NewFile, key: &str) -> io::Result<File> {
-    store.finish(new, Stored::Blob, key)
-}
-
-/// Takes back what does not fit into the cache.
-fn discard(new: NewFile) {
-    // There is an error already.
-    let _ = new.file.set_len(0);
 }
 
 /// What something with this text is found by.

@@ -154,7 +154,10 @@ impl Http {
             ask.form = None;
             ask.url = next;
         }
-        Err(Failure::Final(Error::host(format!("cannot ask {}: it sends us round in circles", shown(&ask.url)))))
+        Err(Failure::Final(Error::host(format!(
+            "cannot ask {}: it sends us round in circles",
+            shown(&ask.url)
+        ))))
     }
 
     fn once(&self, ask: &Ask) -> std::result::Result<Response, Failure> {
@@ -212,7 +215,9 @@ impl Http {
         }
         for directory in CERTIFICATES_OF_HOSTS {
             let entries = std::fs::read_dir(Path::new(directory).join(host)).into_iter().flatten().flatten();
-            let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "crt"));
+            let files = entries
+                .map(|entry| entry.path())
+                .filter(|path| path.extension().is_some_and(|end| end == "crt"));
             certificates.extend(files.filter_map(|path| certificates_of(&path).ok()).flatten());
         }
         if certificates.is_empty() {
@@ -268,7 +273,12 @@ fn is_passing(error: &ureq::Error) -> bool {
             use io::ErrorKind::*;
             !matches!(
                 error.kind(),
-                ConnectionRefused | HostUnreachable | NetworkUnreachable | InvalidInput | InvalidData | NotFound
+                ConnectionRefused
+                    | HostUnreachable
+                    | NetworkUnreachable
+                    | InvalidInput
+                    | InvalidData
+                    | NotFound
             )
         }
         ureq::Error::Timeout(_) | ureq::Error::Protocol(_) | ureq::Error::ConnectionFailed => true,
@@ -377,7 +387,9 @@ mod tests {
         for near in ["http://localhost/x", "http://127.0.0.1:5000", "http://127.9.9.9/", "http://[::1]:5/x"] {
             assert!(is_near(near), "{near}");
         }
-        for far in ["http://localhost.example.org/", "http://128.0.0.1/", "http://127.0.0.1.nip.io/", "http://u@h/"] {
+        for far in
+            ["http://localhost.example.org/", "http://128.0.0.1/", "http://127.0.0.1.nip.io/", "http://u@h/"]
+        {
             assert!(!is_near(far), "{far}");
         }
     }

@@ -70,7 +70,8 @@ pub fn parse(bytes: &[u8]) -> Result<Manifest> {
     }
     match (shape.layers.is_some(), shape.manifests.is_some()) {
         (true, false) => {
-            let manifest: ImageManifest = serde_json::from_slice(bytes).map_err(|error| wrong(&error.to_string()))?;
+            let manifest: ImageManifest =
+                serde_json::from_slice(bytes).map_err(|error| wrong(&error.to_string()))?;
             if manifest.layers().len() > LAYERS {
                 return Err(wrong("it has more than 10000 layers"));
             }
@@ -78,7 +79,8 @@ pub fn parse(bytes: &[u8]) -> Result<Manifest> {
             Ok(Manifest::Image { config: descriptor(manifest.config())?, layers: layers? })
         }
         (false, true) => {
-            let index: ImageIndex = serde_json::from_slice(bytes).map_err(|error| wrong(&error.to_string()))?;
+            let index: ImageIndex =
+                serde_json::from_slice(bytes).map_err(|error| wrong(&error.to_string()))?;
             let entries: Result<_> =
                 index.manifests().iter().map(|entry| Ok((descriptor(entry)?, platform(entry)))).collect();
             Ok(Manifest::Index(entries?))

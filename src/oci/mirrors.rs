@@ -103,9 +103,14 @@ impl Mirrors {
         let full = format!("{}/{}", name.host, name.repository);
         // Of equal ones a later file's counts: max_by_key gives the last.
         let fitting = self.registries.iter().filter(|registry| registry.fits(&full));
-        let Some(registry) = fitting.max_by_key(|registry| registry.key().len()) else { return Ok(vec![own]) };
+        let Some(registry) = fitting.max_by_key(|registry| registry.key().len()) else {
+            return Ok(vec![own]);
+        };
         if registry.blocked {
-            return Err(Error::usage(format!("cannot fetch {name}: registries.conf blocks {:?}", registry.key())));
+            return Err(Error::usage(format!(
+                "cannot fetch {name}: registries.conf blocks {:?}",
+                registry.key()
+            )));
         }
         let rest = match registry.key().starts_with("*.") {
             true => full.split_once('/').map_or("", |(_, rest)| rest),
@@ -131,14 +136,18 @@ impl Mirrors {
 
 impl Registry {
     fn key(&self) -> &str {
-        if self.prefix.is_empty() { self.location.trim_end_matches('/') } else { self.prefix.trim_end_matches('/') }
+        if self.prefix.is_empty() {
+            self.location.trim_end_matches('/')
+        } else {
+            self.prefix.trim_end_matches('/')
+        }
     }
 
     fn fits(&self, full: &str) -> bool {
         match self.key().strip_prefix('*') {
-            Some(below) if below.starts_with('.') => {
-                full.split_once('/').is_some_and(|(host, _)| host.split(':').next().is_some_and(|host| host.ends_with(below)))
-            }
+            Some(below) if below.starts_with('.') => full
+                .split_once('/')
+                .is_some_and(|(host, _)| host.split(':').next().is_some_and(|host| host.ends_with(below))),
             _ => {
                 let rest = full.strip_prefix(self.key());
                 !self.key().is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -156,7 +165,12 @@ fn at(location: &str, rest: &str, plain: bool) -> Option<Endpoint> {
 fn read(path: &Path) -> Result<Vec<Registry>> {
     let tried = || format!("cannot read {path:?}");
     match fs::metadata(path) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied
+            ) =>
+        {
             return Ok(Vec::new());
         }
         Err(error) => return Err(error).tried(tried),
@@ -179,7 +193,9 @@ mod tests {
         fs::write(place.path().join("a.conf"), conf).unwrap();
         fs::write(place.path().join("ignored.txt"), "[[registry").unwrap();
         let mirrors = Mirrors::load(&[place.path().to_owned(), place.path().join("missing")])?;
-        let shown = |one: Endpoint| format!("{}{}/{}", if one.plain { "http:" } else { "" }, one.host, one.repository);
+        let shown = |one: Endpoint| {
+            format!("{}{}/{}", if one.plain { "http:" } else { "" }, one.host, one.repository)
+        };
         Ok(mirrors.endpoints(&Name::parse(name)?, false)?.into_iter().map(shown).collect())
     }
 
@@ -189,7 +205,10 @@ mod tests {
             [[registry]]\nprefix = 'docker.io'\nlocation = 'docker.io'\n\
             [[registry.mirror]]\nlocation = 'm.org:5/hub'\ninsecure = true\n\
             [[registry.mirror]]\nlocation = 'd.org'\npull-from-mirror = 'digest-only'\n";
-        assert_eq!(endpoints(conf, "debian").unwrap(), ["http:m.org:5/hub/library/debian", "docker.io/library/debian"]);
+        assert_eq!(
+            endpoints(conf, "debian").unwrap(),
+            ["http:m.org:5/hub/library/debian", "docker.io/library/debian"]
+        );
         let digest = format!("debian@sha256:{}", "ab".repeat(32));
         assert_eq!(endpoints(conf, &digest).unwrap().len(), 3);
         assert_eq!(endpoints(conf, "h.org/a").unwrap(), ["h.org/a"]);

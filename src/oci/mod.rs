@@ -9,16 +9,20 @@
 
 pub mod archive;
 pub mod credentials;
+pub mod daemon;
 mod digest;
 pub mod fetch;
 pub mod http;
 pub mod layout;
+pub mod library;
 pub mod manifest;
 pub mod mirrors;
 pub mod platform;
 pub mod reference;
 pub mod registry;
 pub mod token;
+pub mod transfer;
+pub mod web;
 
 pub use digest::Digest;
 pub use platform::Platform;

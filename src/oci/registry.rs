@@ -16,7 +16,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::Digest;
-use super::credentials::Keys;
+use super::credentials::{Credential, Keys};
 use super::http::{ATTEMPTS, Ask, Http, Response, is_near, read_limited, shown};
 use super::manifest::{ACCEPTED, MANIFEST_BYTES};
 use super::mirrors::Endpoint;
@@ -163,9 +163,12 @@ impl<'a> Registry<'a> {
         let known = self.keys.find(host, repository)?;
         let plain = *plain || is_near(&self.base());
         if challenge == Challenge::Basic && known.is_some() && !plain && self.base().starts_with("http:") {
-            return Err(Error::host(format!("cannot log in at {host}")).because("the password would go over plain HTTP"));
+            return Err(Error::host(format!("cannot log in at {host}"))
+                .because("the password would go over plain HTTP"));
         }
-        let scope = format!("repository:{repository}:pull");
+        // To log in is to ask for nothing in particular.
+        let scope =
+            if repository.is_empty() { String::new() } else { format!("repository:{repository}:pull") };
         let got = challenge.answer(self.http, known.as_ref(), &scope, plain)?;
         let useful = got.is_some() && (challenge != Challenge::Basic || got.as_deref() != used);
         *held = got;
@@ -208,6 +211,38 @@ impl<'a> Registry<'a> {
                 .because(because)
                 .hint(format!("wait, or log in for more: skiff registry login {host}")),
             _ => Error::host(format!("cannot fetch {what}")).because(because),
+        }
+    }
+}
+
+/// Tries a name and a password at a registry.
+///
+/// # Errors
+/// A registry that does not answer, or does not take them.
+pub fn check_login(http: &Http, host: &str, credential: &Credential, plain: bool) -> Result<()> {
+    let keys = Keys { given: Some(credential.clone()), files: Vec::new() };
+    let endpoint = Endpoint { host: host.to_owned(), repository: String::new(), plain };
+    let registry = Registry::new(http, &keys, endpoint);
+    let tried = || format!("cannot log in at {host}");
+    let ask = |authorization: Option<String>| {
+        http.ask(&Ask { authorization, ..Ask::get(format!("{}/v2/", registry.base())) })
+    };
+    let mut response = ask(None)?;
+    if response.status().as_u16() == 400 && !plain && registry.base().starts_with("http:") {
+        let mut base = registry.base.lock().unwrap_or_else(PoisonError::into_inner);
+        *base = base.replacen("http:", "https:", 1);
+        drop(base);
+        response = ask(None)?;
+    }
+    if response.status().as_u16() == 401 && registry.log_in(&response, None)? {
+        let authorization = registry.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        response = ask(authorization)?;
+    }
+    match response.status().as_u16() {
+        200 => Ok(()),
+        401 | 403 => Err(Error::usage(tried()).because("it does not take this name and password")),
+        status => {
+            Err(Error::host(tried()).because(format!("it answers {status}")).hint("is that a registry?"))
         }
     }
 }

@@ -79,7 +79,13 @@ impl Challenge {
     ///
     /// # Errors
     /// A token server that cannot be asked or refuses; a password that would go over plain HTTP.
-    pub fn answer(&self, http: &Http, known: Option<&Credential>, scope: &str, plain: bool) -> Result<Option<String>> {
+    pub fn answer(
+        &self,
+        http: &Http,
+        known: Option<&Credential>,
+        scope: &str,
+        plain: bool,
+    ) -> Result<Option<String>> {
         let Self::Bearer { realm, service, scope: asked } = self else {
             return Ok(known.and_then(Credential::basic));
         };
@@ -91,10 +97,14 @@ impl Challenge {
         if let Some(service) = service {
             parameters.push(("service", service.as_str()));
         }
-        parameters.push(("scope", asked.as_deref().unwrap_or(scope)));
+        match asked.as_deref().unwrap_or(scope) {
+            "" => {}
+            scope => parameters.push(("scope", scope)),
+        }
         let ask = match known {
             Some(Credential::Identity(token)) => {
-                let more = [("grant_type", "refresh_token"), ("client_id", "skiff"), ("refresh_token", token)];
+                let more =
+                    [("grant_type", "refresh_token"), ("client_id", "skiff"), ("refresh_token", token)];
                 let form: Vec<_> = parameters.iter().copied().chain(more).collect();
                 Ask { form: Some(encoded(&form)), ..Ask::get(realm) }
             }
@@ -145,9 +155,12 @@ fn parameter(text: &str) -> Option<(&str, String, &str)> {
 pub fn encoded(parameters: &[(&str, &str)]) -> String {
     let text = |text: &str| -> String {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/".contains(&byte);
-        text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+        text.bytes()
+            .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+            .collect()
     };
-    let pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={}", text(value))).collect();
+    let pairs: Vec<String> =
+        parameters.iter().map(|(name, value)| format!("{name}={}", text(value))).collect();
     pairs.join("&")
 }
 
@@ -172,13 +185,24 @@ mod tests {
 
     #[test]
     fn what_is_no_challenge_is_none() {
-        for text in ["", "Digest x", "Bearer", "Bearer realm=\"unclosed", "Bearer service=\"x\"", "Bearer =", "Bearer \u{e9}="] {
+        for text in [
+            "",
+            "Digest x",
+            "Bearer",
+            "Bearer realm=\"unclosed",
+            "Bearer service=\"x\"",
+            "Bearer =",
+            "Bearer \u{e9}=",
+        ] {
             assert_eq!(Challenge::parse(text), None, "{text}");
         }
     }
 
     #[test]
     fn parameters_are_encoded() {
-        assert_eq!(encoded(&[("a", "x y&z=é"), ("scope", "repository:a/b:pull")]), "a=x%20y%26z%3D%C3%A9&scope=repository:a/b:pull");
+        assert_eq!(
+            encoded(&[("a", "x y&z=é"), ("scope", "repository:a/b:pull")]),
+            "a=x%20y%26z%3D%C3%A9&scope=repository:a/b:pull"
+        );
     }
 }

@@ -14,19 +14,25 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::pull::copy;
+use super::convert;
 use super::metadata;
 use super::output::{self, NewFile};
 use super::progress::{self, count};
 use crate::cli::Global;
 use crate::cli::build::{BuildArgs, Method};
-use crate::commands::{amount, obtain, warn};
+use crate::commands::fetch::{Session, Wanted};
+use crate::commands::{amount, warn};
 use crate::error::{Context, Error, Result};
+use crate::host::Host;
+use crate::image;
 use crate::image::sif::{
     Architecture, DataType, Extra, FileSystem, NewObject, PartitionType, SifOptions, SifWriter,
 };
 use crate::image::source::Source;
 use crate::image::squashfs::{OpenOptions, Squashfs};
 use crate::image::tree::{Directory, Tree};
+use crate::oci::reference::Reference;
 use crate::pack::{self, Compression, CompressionKind, PackOptions, limits};
 use crate::pack::{Layers, pack_layers};
 use crate::sys::signals::{STOP, catch_stop};
@@ -65,7 +71,7 @@ pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
         ensure_packable(path, &args.target)?;
         (Content::Directory(path), Tree::Directory(Directory::open(path)?))
     } else {
-        let image = obtain::image(path)?;
+        let image = image::open(path)?;
         (Content::Layers { base: image.partition.clone(), directories: &[] }, image.tree()?)
     };
     let (output, file) = NewFile::create(&args.target, args.force)?;
@@ -85,6 +91,45 @@ pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Makes an image of one from elsewhere: as the flags say, or, where they say nothing, as `skiff pull` does.
+pub fn fetch(args: &BuildArgs, named: &Reference, global: &Global) -> Result<()> {
+    let started = Instant::now();
+    let (output, mut file) = NewFile::create(&args.target, args.force)?;
+    let wanted = Wanted { flags: &args.fetch, platform: &args.platform, disable_cache: args.disable_cache };
+    let session = Session::new(&Host::probe(), &wanted, global)?;
+    let parts = match packs_as_usual(args)? {
+        true => None,
+        false => session.parts(named)?,
+    };
+    let described = match parts {
+        Some(parts) => {
+            catch_stop();
+            let written = convert::write(&parts, &named.to_string(), &file, args, global);
+            let packed = written.map_err(|error| output.explain(error))?;
+            packed.warnings.lines().for_each(|line| warn(global, line));
+            packed.describe()
+        }
+        None => {
+            let mut sif = session.sif(named)?;
+            image::open(&sif.path)?;
+            amount(copy(&mut sif.file, &mut file, &args.target).map_err(|error| output.explain(error))?)
+        }
+    };
+    output.finish(&file)?;
+    if !global.silent() {
+        eprintln!("{}: {described}, {:.1} s", args.target.display(), started.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// Whether the image is packed as one in the cache is.
+fn packs_as_usual(args: &BuildArgs) -> Result<bool> {
+    let usual = BuildArgs::plain(PathBuf::new());
+    let flags =
+        |args: &BuildArgs| (args.compression, args.level, args.block_size, args.all_root, args.reproducible);
+    Ok(flags(args) == flags(&usual) && time_of_build(args.reproducible)?.is_none())
 }
 
 impl Packed {
