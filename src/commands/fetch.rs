@@ -353,8 +353,10 @@ pub fn key_files<'h>(host: &'h Host, authfile: Option<&'h Path>) -> Around<'h> {
 /// Name and password for this call.
 fn given(host: &Host, flags: &FetchFlags) -> Result<Option<Credential>> {
     let text = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
-    let user = flags.docker_username.clone().or_else(|| text("DOCKER_USERNAME"));
-    let password = flags.docker_password.clone().or_else(|| text("DOCKER_PASSWORD"));
+    let bare = |name: &str| host.variable(name).filter(|value| !value.is_empty())?.to_str().map(str::to_owned);
+    let user = flags.docker_username.clone().or_else(|| text("DOCKER_USERNAME")).or_else(|| bare("DOCKER_USERNAME"));
+    let password =
+        flags.docker_password.clone().or_else(|| text("DOCKER_PASSWORD")).or_else(|| bare("DOCKER_PASSWORD"));
     match (user, password) {
         (Some(user), Some(password)) => Ok(Some(Credential::Password(user, password))),
         (user, _) if flags.docker_login || setting("DOCKER_LOGIN") => {

@@ -96,6 +96,8 @@ pub enum Need {
     Mirror,
     /// A kernel that lets processes of one user read each other's memory.
     Peek,
+    /// A registry to be started here, and what puts images into it.
+    Registry,
 }
 
 impl Need {
@@ -114,6 +116,7 @@ impl Need {
             Self::Musl => "musl",
             Self::Mirror => "mirror",
             Self::Peek => "peek",
+            Self::Registry => "registry",
         }
     }
 
@@ -164,6 +167,7 @@ impl Need {
             Self::Musl => crate::needs::links_statically("musl-gcc"),
             Self::Mirror => crate::needs::mirror_answers(),
             Self::Peek => crate::needs::lets_peek(),
+            Self::Registry => crate::needs::has_registry(),
         }
     }
 }

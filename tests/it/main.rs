@@ -28,6 +28,7 @@ mod pack_layers;
 mod process;
 mod ranks;
 mod reader;
+mod registry;
 mod sbom;
 mod serve;
 mod sif;

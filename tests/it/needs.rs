@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::ToSocketAddrs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -46,4 +47,13 @@ pub fn gives_requests_up() -> Result<(), String> {
 pub fn lets_peek() -> Result<(), String> {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_else(|_| "0".into());
     (scope.trim() == "0").then_some(()).ok_or_else(|| format!("kernel.yama.ptrace_scope is {}", scope.trim()))
+}
+
+/// Whether a registry can be started here, and filled.
+pub fn has_registry() -> Result<(), String> {
+    let there = |name: &&str| ["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|directory| Path::new(directory).join(name).exists());
+    match ["docker-registry", "skopeo", "umoci"].iter().find(|name| !there(name)) {
+        Some(name) => Err(format!("no {name} (a package of that name)")),
+        None => Ok(()),
+    }
 }
