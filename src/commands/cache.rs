@@ -11,7 +11,7 @@ use crate::build::run::trees;
 use crate::cache::clean::Listed as Fetched;
 use crate::cache::{Kind as Stored, Store};
 use crate::cli::Global;
-use crate::cli::cache::{CacheAction, CacheArgs, CleanArgs, EntryType, ListArgs};
+use crate::cli::cache::{CacheAction, CacheArgs, CleanArgs, EntryType};
 use crate::commands::{amount, note, printed, warn};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -334,7 +334,8 @@ impl Outcomes {
             return Err(Error::host(format!("cannot remove all of the cache in {place:?}"))
                 .hint("what is left there can be removed by its owner, or by root: rm -r"));
         }
-        let stays = if self.used > 0 { format!("; {} in use stayed", count(self.used)) } else { String::new() };
+        let stays =
+            if self.used > 0 { format!("; {} in use stayed", count(self.used)) } else { String::new() };
         note(global, &format!("removed {}, {}{stays}", count(self.removed), amount(self.bytes)));
         Ok(0)
     }

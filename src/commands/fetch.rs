@@ -29,10 +29,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::oci::credentials::{Around, Credential, Keys};
 use crate::oci::fetch::{Fetch, hex_of};
-use crate::oci::transfer::Progress;
 use crate::oci::http::Http;
 use crate::oci::mirrors::Mirrors;
 use crate::oci::reference::{Name, Reference};
+use crate::oci::transfer::Progress;
 use crate::oci::{OciImage, Platform, archive, daemon, layout, library, web};
 use crate::sys::signals::catch_stop;
 
@@ -310,7 +310,9 @@ impl<'a> Session<'a> {
 
 /// What a converted image is found by.
 fn image_key(manifest: &crate::oci::Digest) -> String {
-    hex_of(&format!("conversion {CONVERSION} of {manifest}"))
+    // What it is made of may have no later times than that.
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
+    hex_of(&format!("conversion {CONVERSION} of {manifest} {epoch}"))
 }
 
 /// A file without a name is opened by that of its descriptor, which stays open for that until the process ends.
@@ -353,8 +355,10 @@ pub fn key_files<'h>(host: &'h Host, authfile: Option<&'h Path>) -> Around<'h> {
 /// Name and password for this call.
 fn given(host: &Host, flags: &FetchFlags) -> Result<Option<Credential>> {
     let text = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
-    let bare = |name: &str| host.variable(name).filter(|value| !value.is_empty())?.to_str().map(str::to_owned);
-    let user = flags.docker_username.clone().or_else(|| text("DOCKER_USERNAME")).or_else(|| bare("DOCKER_USERNAME"));
+    let bare =
+        |name: &str| host.variable(name).filter(|value| !value.is_empty())?.to_str().map(str::to_owned);
+    let user =
+        flags.docker_username.clone().or_else(|| text("DOCKER_USERNAME")).or_else(|| bare("DOCKER_USERNAME"));
     let password =
         flags.docker_password.clone().or_else(|| text("DOCKER_PASSWORD")).or_else(|| bare("DOCKER_PASSWORD"));
     match (user, password) {

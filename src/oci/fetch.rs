@@ -165,6 +165,7 @@ impl<'a> Fetch<'a> {
             media_type: String::new(),
             size: resolved.manifest.len() as u64,
             file,
+            offset: 0,
         };
         Ok(OciImage { manifest, config, layers: blobs.collect() })
     }
@@ -239,7 +240,7 @@ impl<'a> Fetch<'a> {
         };
         let place = (self.store, self.scratch.as_path());
         let file = fetch_one(&one, (Stored::Blob, Some(&digest.hex())), place, &|text| self.http.tell(text))?;
-        Ok(Blob { digest: *digest, media_type: media_type.clone(), size: *size, file })
+        Ok(Blob { digest: *digest, media_type: media_type.clone(), size: *size, file, offset: 0 })
     }
 
     fn without_cache(&self, error: &io::Error) {

@@ -3,16 +3,14 @@
 //! They come from anybody: their length is limited before they are read, and what is both or neither is refused
 //! (an image that is read in two ways may be checked as one thing and run as another).
 
-use oci_spec::image::{Descriptor as Described, ImageIndex, ImageManifest};
 use serde::Deserialize;
 
+use super::documents::{DOCUMENT_BYTES, Descriptor as Described, parse_index, parse_manifest};
 use super::{Digest, Platform};
 use crate::error::{Error, Result};
 
 /// No manifest is longer: what registries accept.
-pub const MANIFEST_BYTES: u64 = 4 << 20;
-/// Overlay file systems and people have fewer.
-const LAYERS: usize = 10_000;
+pub const MANIFEST_BYTES: u64 = DOCUMENT_BYTES;
 
 /// The media type of a SIF in a registry, and one that older tools wrote.
 const SIF_LAYERS: [&str; 2] =
@@ -70,19 +68,14 @@ pub fn parse(bytes: &[u8]) -> Result<Manifest> {
     }
     match (shape.layers.is_some(), shape.manifests.is_some()) {
         (true, false) => {
-            let manifest: ImageManifest =
-                serde_json::from_slice(bytes).map_err(|error| wrong(&error.to_string()))?;
-            if manifest.layers().len() > LAYERS {
-                return Err(wrong("it has more than 10000 layers"));
-            }
-            let layers: Result<_> = manifest.layers().iter().map(descriptor).collect();
-            Ok(Manifest::Image { config: descriptor(manifest.config())?, layers: layers? })
+            let manifest = parse_manifest(bytes, "of the image")?;
+            let layers: Result<_> = manifest.layers.iter().map(descriptor).collect();
+            Ok(Manifest::Image { config: descriptor(&manifest.config)?, layers: layers? })
         }
         (false, true) => {
-            let index: ImageIndex =
-                serde_json::from_slice(bytes).map_err(|error| wrong(&error.to_string()))?;
+            let index = parse_index(bytes, "of the image")?;
             let entries: Result<_> =
-                index.manifests().iter().map(|entry| Ok((descriptor(entry)?, platform(entry)))).collect();
+                index.manifests.iter().map(|entry| Ok((descriptor(entry)?, entry.platform()))).collect();
             Ok(Manifest::Index(entries?))
         }
         (true, true) => Err(wrong("it is a manifest and an index in one")),
@@ -92,18 +85,9 @@ pub fn parse(bytes: &[u8]) -> Result<Manifest> {
 
 fn descriptor(described: &Described) -> Result<Descriptor> {
     Ok(Descriptor {
-        digest: described.digest().to_string().parse()?,
-        media_type: described.media_type().to_string(),
-        size: described.size(),
-    })
-}
-
-fn platform(described: &Described) -> Option<Platform> {
-    let platform = described.platform().as_ref()?;
-    Some(Platform {
-        os: platform.os().to_string(),
-        architecture: platform.architecture().to_string(),
-        variant: platform.variant().clone(),
+        digest: described.digest()?,
+        media_type: described.media_type.clone(),
+        size: described.size,
     })
 }
 

@@ -10,12 +10,14 @@
 //! ```
 //!
 //! Names of registries are those of Docker: without a host it is docker.io's, where a name of one word is one of
-//! `library/`. Nothing here looks at a file or asks anybody.
+//! `library/`. Nobody is asked here, and no file is looked at but to tell
+//! a path with a colon in it from a tag.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::Digest;
+use super::local::divide;
 use crate::error::{Error, Result};
 
 /// The registry of names without a host.
@@ -290,11 +292,10 @@ fn web(scheme: &str, rest: &str) -> Result<Reference> {
 /// `PATH[:TAG]`, also written `//PATH`.
 fn file(rest: &str, make: fn(PathBuf, Option<String>) -> Reference) -> Reference {
     let rest = rest.strip_prefix("//").unwrap_or(rest);
-    match rest.split_once(':') {
-        Some((path, tag)) if !tag.is_empty() => make(path.into(), Some(tag.to_owned())),
-        Some((path, _)) => make(path.into(), None),
-        None => make(rest.into(), None),
-    }
+    let (path, tag) = divide(rest.as_bytes());
+    // Both are parts of a text that are cut at colons.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    make(text(path).into(), tag.map(text))
 }
 
 /// Whether the first word of a name is a host and not a part of the repository, as Docker decides it.
@@ -396,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_pulled_file_is_named_after_its_image() {
-        let name = |text| parse(text).unwrap().unwrap().file_name();
+        let name = |text: &str| parse(text).unwrap().unwrap().file_name();
         assert_eq!(name("docker://debian:13"), "debian_13.sif");
         assert_eq!(name("docker://h.org/a/b"), "b_latest.sif");
         assert_eq!(name(&format!("docker://a@sha256:{}", "ab".repeat(32))), "a_abababababab.sif");

@@ -98,6 +98,8 @@ pub enum Need {
     Peek,
     /// A registry to be started here, and what puts images into it.
     Registry,
+    /// The other makers of images: umoci, skopeo, buildah.
+    ImageTools,
 }
 
 impl Need {
@@ -117,6 +119,7 @@ impl Need {
             Self::Mirror => "mirror",
             Self::Peek => "peek",
             Self::Registry => "registry",
+            Self::ImageTools => "image-tools",
         }
     }
 
@@ -168,6 +171,9 @@ impl Need {
             Self::Mirror => crate::needs::mirror_answers(),
             Self::Peek => crate::needs::lets_peek(),
             Self::Registry => crate::needs::has_registry(),
+            Self::ImageTools => {
+                ["umoci", "skopeo", "buildah"].into_iter().try_for_each(crate::needs::is_there)
+            }
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Write;
 use std::net::ToSocketAddrs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -51,9 +50,13 @@ pub fn lets_peek() -> Result<(), String> {
 
 /// Whether a registry can be started here, and filled.
 pub fn has_registry() -> Result<(), String> {
-    let there = |name: &&str| ["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|directory| Path::new(directory).join(name).exists());
-    match ["docker-registry", "skopeo", "umoci"].iter().find(|name| !there(name)) {
-        Some(name) => Err(format!("no {name} (a package of that name)")),
-        None => Ok(()),
+    ["docker-registry", "skopeo", "umoci"].into_iter().try_for_each(is_there)
+}
+
+/// Whether a program answers.
+pub fn is_there(name: &str) -> Result<(), String> {
+    match Command::new(name).arg("--version").output() {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(format!("no {name} (package {name})")),
     }
 }

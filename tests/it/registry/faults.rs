@@ -26,7 +26,10 @@ fn what_an_interrupted_pull_has_fetched_is_not_fetched_again() {
     let Setting { proxy, place, .. } = &setting;
     let layer = setting.layers()[0].clone();
     let layer: &'static str = Box::leak(layer.into_boxed_str());
-    proxy.faults(vec![Fault { when: layer, times: 1, what: What::Cut(500_000) }, Fault { when: layer, ..cut }]);
+    proxy.faults(vec![
+        Fault { when: layer, times: 1, what: What::Cut(500_000) },
+        Fault { when: layer, ..cut },
+    ]);
     let error = place.run(["pull", "a.sif", &setting.small()]).fails(255);
     assert!(error.contains("cut again and again") && error.contains("goes on from there"), "{error}");
     assert!(!place.work("a.sif").exists());
@@ -53,7 +56,11 @@ fn a_registry_that_wants_patience_gets_it() {
 
 #[test]
 fn a_registry_that_never_has_time_is_an_error_that_says_so() {
-    let faults = vec![Fault { when: "/manifests/", times: u32::MAX, what: What::Status(429, "Retry-After: 9999\r\n") }];
+    let faults = vec![Fault {
+        when: "/manifests/",
+        times: u32::MAX,
+        what: What::Status(429, "Retry-After: 9999\r\n"),
+    }];
     let Some(setting) = Setting::new("fault-busy", faults, None) else { return };
     let error = setting.place.run(["pull", "a.sif", &setting.small()]).fails(255);
     assert!(error.contains("allows no more requests now") && error.contains("registry login"), "{error}");

@@ -37,7 +37,8 @@ impl Setting {
 
     /// The digests of an image's layers.
     fn layers(&self) -> Vec<String> {
-        let manifest: serde_json::Value = serde_json::from_str(&self.registry.manifest("small", "1")).unwrap();
+        let manifest: serde_json::Value =
+            serde_json::from_str(&self.registry.manifest("small", "1")).unwrap();
         let layers = manifest["layers"].as_array().unwrap();
         layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
     }

@@ -118,7 +118,8 @@ impl State {
         }
         let fault = self.fault(&head[0]);
         if let Some(What::Status(status, headers)) = fault {
-            let text = format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
+            let text =
+                format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
             return stream.write_all(text.as_bytes());
         }
         let kept = head[1..].iter().filter(|line| {
@@ -164,7 +165,9 @@ impl State {
             *given += 1;
             let body = format!(r#"{{"token":"t{given}"}}"#);
             let length = body.len();
-            return Some(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"));
+            return Some(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            ));
         }
         let number = authorization.and_then(|text| text.strip_prefix("Bearer t")?.parse::<u32>().ok());
         if number.is_some_and(|number| number > tokens.expired && number <= *given) {

@@ -97,7 +97,13 @@ fn a_sif_of_a_registry_is_itself() {
     assert_eq!(place.run(["exec", &docker, "echo", "also"]).ok(), "also\n");
     assert!(place.run(["inspect", &image]).ok().contains("usage.skiff.version"));
     assert_eq!(place.run(["exec", "--disable-cache", &image, "echo", "loose"]).ok(), "loose\n");
-    place.write("a.def", format!("Bootstrap: oras\nFrom: group/solver:2\nRegistry: {}\n\n%post\n  echo made >/made\n", registry.address));
+    place.write(
+        "a.def",
+        format!(
+            "Bootstrap: oras\nFrom: group/solver:2\nRegistry: {}\n\n%post\n  echo made >/made\n",
+            registry.address
+        ),
+    );
     place.run(["build", "b.sif", "a.def"]).ok();
     assert_eq!(place.run(["exec", "b.sif", "cat", "/made"]).ok(), "made\n");
     place.run(["build", "--sandbox", "box", &image]).ok();

@@ -97,9 +97,8 @@ impl Registry {
         let place = header(&headers, "location").expect("where to");
         let path = place.split_once("/v2/").expect("a path").1;
         let digest = digest(bytes);
-        let head = format!(
-            "PUT /v2/{path}&digest={digest} HTTP/1.1\r\nContent-Type: application/octet-stream\r\n"
-        );
+        let head =
+            format!("PUT /v2/{path}&digest={digest} HTTP/1.1\r\nContent-Type: application/octet-stream\r\n");
         let (status, ..) = request(&self.address, &head, bytes);
         assert_eq!(status, 201);
         format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{}}}"#, bytes.len())

@@ -47,7 +47,8 @@ fn a_cache_that_cannot_be_written_to_is_done_without() {
     let mut command = place.skiff(["pull", "b.sif", &setting.small()]);
     finish(command.env("SKIFF_CACHEDIR", &closed)).ok();
     for directory in ["blobs", "images", "new", "locks", "tags"] {
-        fs::set_permissions(closed.join("fetched").join(directory), fs::Permissions::from_mode(0o500)).unwrap();
+        fs::set_permissions(closed.join("fetched").join(directory), fs::Permissions::from_mode(0o500))
+            .unwrap();
     }
     setting.proxy.clear();
     let mut command = place.skiff(["pull", "c.sif", &setting.small()]);
