@@ -1,6 +1,7 @@
 //! Registries: a real one on loopback, with a proxy before it that does what networks do.
 
 mod faults;
+mod others;
 mod proxy;
 mod pull;
 mod server;

@@ -111,6 +111,37 @@ fn a_sif_of_a_registry_is_itself() {
 }
 
 #[test]
+fn an_image_of_layers_is_run_built_from_and_unpacked() {
+    if !able(&[Need::Registry, Need::Busybox, Need::Userns, Need::Fuse]) {
+        return;
+    }
+    let place = Place::new("pull-run");
+    let registry = Registry::start(&place);
+    busybox_tree(&place.work("tree"));
+    registry.put_tree(&place, "group/box:1", &place.work("tree"));
+    let image = format!("docker://{}/group/box:1", registry.address);
+    for flags in [&[][..], &[], &["--disable-cache"]] {
+        let words = [&["exec"], flags, &[&image, "sh", "-c", "echo $FROM_IMAGE"]].concat();
+        assert_eq!(place.run(words).ok(), "yes\n", "{flags:?}");
+    }
+    assert!(place.run(["inspect", "--deffile", &image]).ok().contains("bootstrap: docker"));
+    place.run(["build", "--compression", "gzip", "small.sif", &image]).ok();
+    assert_eq!(place.run(["exec", "small.sif", "echo", "gzip"]).ok(), "gzip\n");
+    place.run(["build", "same.sif", &image]).ok();
+    assert_eq!(place.run(["exec", "same.sif", "echo", "zstd"]).ok(), "zstd\n");
+    place.run(["build", "--sandbox", "box", &image]).ok();
+    assert!(place.work("box/bin/busybox").exists());
+    let registry = &registry.address;
+    let text = format!("Bootstrap: docker\nRegistry: {registry}\nNamespace: group\nFrom: box:1\n\n%post\n  echo $FROM_IMAGE >/made\n");
+    place.write("a.def", text);
+    place.run(["build", "made.sif", "a.def"]).ok();
+    assert_eq!(place.run(["exec", "made.sif", "cat", "/made"]).ok(), "yes\n");
+    let again = place.run(["build", "--force", "made.sif", "a.def"]);
+    assert!(again.stderr.contains("from the cache"), "{again:?}");
+    again.ok();
+}
+
+#[test]
 fn a_hundred_want_the_same_and_one_fetches_it() {
     let Some(setting) = Setting::new("pull-hundred", vec![], None) else { return };
     let Setting { proxy, place, .. } = &setting;
