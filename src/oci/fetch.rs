@@ -9,6 +9,7 @@
 //!
 //! How the bytes of a part come is in [`super::transfer`].
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest as _, Sha256};
 
 use super::credentials::Keys;
@@ -157,9 +159,9 @@ impl<'a> Fetch<'a> {
         let wanted: Vec<&Descriptor> = std::iter::once(&resolved.config).chain(&resolved.layers).collect();
         let mut blobs = self.blobs(&wanted, &resolved.registries)?.into_iter();
         let config = blobs.next().ok_or_else(|| Error::new(Kind::Internal, "no blob came back"))?;
-        let mut file =
-            tempfile::tempfile_in(&self.scratch).tried(|| format!("cannot write into {:?}", self.scratch))?;
-        file.write_all(&resolved.manifest).tried(|| "cannot keep the manifest".into())?;
+        let kept = || "cannot keep the manifest".to_owned();
+        let mut file = File::from(memfd_create("manifest", MemfdFlags::CLOEXEC).tried(kept)?);
+        file.write_all(&resolved.manifest).tried(kept)?;
         let manifest = Blob {
             digest: resolved.digest,
             media_type: String::new(),

@@ -73,14 +73,14 @@ pub struct Http {
     ca_file: Option<PathBuf>,
     plain_allowed: bool,
     tell: Box<Tell>,
-    near: OnceLock<Agent>,
-    far: OnceLock<Agent>,
+    /// By plain HTTP and with TLS, each for this machine and for others.
+    agents: [OnceLock<Agent>; 4],
 }
 
 impl Http {
     /// Nothing is read or asked yet. `plain_allowed`: redirections from TLS to plain HTTP are followed.
     pub fn new(ca_file: Option<PathBuf>, plain_allowed: bool, tell: Box<Tell>) -> Self {
-        Self { ca_file, plain_allowed, tell, near: OnceLock::new(), far: OnceLock::new() }
+        Self { ca_file, plain_allowed, tell, agents: [const { OnceLock::new() }; 4] }
     }
 
     /// Says something to the user.
@@ -183,24 +183,22 @@ impl Http {
         answered.map_err(Failure::Http)
     }
 
+    /// Who asks a server of that kind. What a second start waits for is made of nothing: neither certificates nor a
+    /// proxy are looked for where this machine is asked by plain HTTP.
     fn agent(&self, url: &str) -> Result<&Agent> {
-        if is_near(url) && url.starts_with("http:") {
-            // Neither certificates nor a proxy: this is what a second start waits for.
-            return Ok(self.near.get_or_init(|| configured().proxy(None).build().into()));
-        }
-        if let Some(agent) = self.far.get() {
+        let (secure, near) = (url.starts_with("https:"), is_near(url));
+        let agent = &self.agents[usize::from(secure) * 2 + usize::from(near)];
+        if let Some(agent) = agent.get() {
             return Ok(agent);
         }
         let mut config = configured();
-        if url.starts_with("https:") {
+        if secure {
             config = config.tls_config(self.tls(host_of(url))?);
         }
-        if is_near(url) {
+        if near {
             config = config.proxy(None);
         }
-        let agent: Agent = config.build().into();
-        // With TLS it serves every host.
-        Ok(self.far.get_or_init(|| agent))
+        Ok(agent.get_or_init(|| config.build().into()))
     }
 
     fn tls(&self, host: &str) -> Result<TlsConfig> {

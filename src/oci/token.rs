@@ -117,10 +117,15 @@ impl Challenge {
         let response = http.ask(&ask)?;
         let status = response.status();
         if !status.is_success() {
-            let error = Error::host(tried()).because(format!("it answers {status}"));
+            let because = format!("it answers {status}");
             return Err(match (status.as_u16(), known) {
-                (401 | 403, Some(_)) => error.hint("name or password are wrong: skiff registry login HOST"),
-                _ => error,
+                (401 | 403, Some(_)) => Error::usage(tried())
+                    .because(because)
+                    .hint("name or password are wrong: skiff registry login HOST keeps others"),
+                (401 | 403, None) => Error::usage(tried())
+                    .because(because)
+                    .hint("it wants a name and a password: skiff registry login HOST"),
+                _ => Error::host(tried()).because(because),
             });
         }
         let bytes = read_limited(response, ANSWER_BYTES).tried(tried)?;
