@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use super::build::convert;
 use super::build::progress::transfers;
@@ -34,7 +35,7 @@ use crate::oci::mirrors::Mirrors;
 use crate::oci::reference::{Name, Reference};
 use crate::oci::transfer::Progress;
 use crate::oci::{OciImage, Platform, archive, daemon, layout, library, web};
-use crate::sys::signals::catch_stop;
+use crate::sys::signals::{STOP, catch_stop, release_stop};
 
 /// The form of converted images: those of another one are not used. To be changed with what conversion does.
 const CONVERSION: u32 = 1;
@@ -264,6 +265,20 @@ impl<'a> Session<'a> {
     /// Converts an image into the cache; into a file without a name where there is none, or no room in it.
     fn convert(&self, image: &OciImage, reference: &Reference, key: &str) -> Result<Sif> {
         catch_stop();
+        let made = self.converted_anew(image, reference, key);
+        // What comes next is ended by Ctrl-C as ever.
+        release_stop();
+        match made {
+            // Whatever the stop made fail first.
+            Err(error) if STOP.load(Ordering::Relaxed) => {
+                Err(Error::new(Kind::Interrupted, "stopped").because(error))
+            }
+            _ if STOP.load(Ordering::Relaxed) => Err(Error::new(Kind::Interrupted, "stopped")),
+            made => made,
+        }
+    }
+
+    fn converted_anew(&self, image: &OciImage, reference: &Reference, key: &str) -> Result<Sif> {
         let args = BuildArgs::plain(PathBuf::from(reference.file_name()));
         let from = reference.to_string();
         let write = |file: &File| convert::write(image, &from, file, &args, self.global);
