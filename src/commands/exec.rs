@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cli::Global;
 use crate::cli::fetch::PlatformFlags;
 use crate::cli::run::RunArgs;
-use crate::commands::fetch::Wanted;
+use crate::commands::obtain::fetch::Wanted;
 use crate::commands::{amount, json_text, note, obtain, printed, warn};
 use crate::config::{self, Config};
 use crate::emulate;

@@ -15,7 +15,6 @@ pub mod cache;
 pub mod docs;
 pub mod doctor;
 pub mod exec;
-pub mod fetch;
 pub mod gpu;
 pub mod inspect;
 pub mod mpi;

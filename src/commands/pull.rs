@@ -1,16 +1,15 @@
 //! `skiff pull`: an image from elsewhere into a file.
 
-use std::fs::File;
-use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::build::output::NewFile;
-use super::fetch::Wanted;
 use crate::cli::Global;
+use crate::cli::fetch::PlatformFlags;
 use crate::cli::pull::PullArgs;
+use crate::commands::build::output::NewFile;
+use crate::commands::obtain::fetch::Wanted;
 use crate::commands::{amount, obtain};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image;
 use crate::oci::reference::{self, Reference};
@@ -22,9 +21,15 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     let target = target(args, output, &named);
     // What cannot be made is found out before anything is fetched.
     let (new, mut file) = NewFile::create(&target, args.force)?;
-    let wanted = Wanted { flags: &args.fetch, platform: &args.platform, disable_cache: args.disable_cache };
+    let host = Host::probe();
+    let setting = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
+    let platform = PlatformFlags {
+        arch: args.platform.arch.clone().or_else(|| setting("PULL_ARCH")),
+        arch_variant: args.platform.arch_variant.clone().or_else(|| setting("PULL_ARCH_VARIANT")),
+    };
+    let wanted = Wanted { flags: &args.fetch, platform: &platform, disable_cache: args.disable_cache };
     let mut sif = obtain::fetched(&named, &wanted, global)?;
-    let bytes = copy(&mut sif.file, &mut file, &target).map_err(|error| new.explain(error))?;
+    let bytes = obtain::copy(&mut sif.file, &mut file, &target).map_err(|error| new.explain(error))?;
     // What a server calls an image may be its page for visitors.
     image::open(&sif.path)
         .map_err(|error| Error { message: format!("{named} is no image that skiff can use"), ..error })?;
@@ -61,14 +66,4 @@ fn target(args: &PullArgs, output: Option<&str>, named: &Reference) -> PathBuf {
         Some(directory) => directory.join(name),
         None => name.into(),
     }
-}
-
-/// Copies a file; where the file system can, no block of it.
-pub fn copy(from: &mut File, to: &mut File, target: &Path) -> Result<u64> {
-    let tried = || format!("cannot write {target:?}");
-    from.rewind().tried(tried)?;
-    if rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
-        return Ok(to.metadata().tried(tried)?.len());
-    }
-    io::copy(from, to).tried(tried)
 }

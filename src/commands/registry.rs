@@ -1,24 +1,19 @@
 //! `skiff registry`: names and passwords for registries.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::json;
 
-use super::fetch::key_files;
 use crate::cli::Global;
 use crate::cli::registry::{ListArgs, LoginArgs, LogoutArgs, RegistryAction, RegistryArgs};
+use crate::commands::obtain::login::{PASSWORD_BYTES, ask, ask_name, key_files};
 use crate::commands::{json_text, note, printed, setting, warn};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::oci::credentials::{self, Credential};
 use crate::oci::http::Http;
 use crate::oci::registry::check_login;
-
-/// No password is longer.
-const PASSWORD_BYTES: u64 = 64 << 10;
 
 /// Runs `skiff registry`.
 pub fn run(args: &RegistryArgs, global: &Global) -> Result<i32> {
@@ -110,49 +105,6 @@ fn read_password() -> Result<String> {
         return Err(Error::usage("there is no password on standard input"));
     }
     Ok(password.to_owned())
-}
-
-/// Asks for name and password on the terminal.
-///
-/// # Errors
-/// Where there is none.
-pub fn ask(user: Option<&str>) -> Result<(String, String)> {
-    let user = ask_name(user)?;
-    let tried = || "cannot ask for the password".to_owned();
-    let mut terminal = open_terminal().tried(tried).map_err(no_terminal)?;
-    let before = tcgetattr(&terminal).tried(tried)?;
-    let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
-    terminal.write_all(b"Password: ").tried(tried)?;
-    tcsetattr(&terminal, OptionalActions::Flush, &silent).tried(tried)?;
-    let answer = line(&terminal);
-    tcsetattr(&terminal, OptionalActions::Flush, &before).tried(tried)?;
-    terminal.write_all(b"\n").tried(tried)?;
-    Ok((user, answer.tried(tried)?))
-}
-
-fn ask_name(user: Option<&str>) -> Result<String> {
-    if let Some(user) = user {
-        return Ok(user.to_owned());
-    }
-    let tried = || "cannot ask for the name".to_owned();
-    let mut terminal = open_terminal().tried(tried).map_err(no_terminal)?;
-    terminal.write_all(b"Name: ").tried(tried)?;
-    line(&terminal).tried(tried)
-}
-
-fn open_terminal() -> io::Result<File> {
-    File::options().read(true).write(true).open("/dev/tty")
-}
-
-fn line(terminal: &File) -> io::Result<String> {
-    let mut text = String::new();
-    BufReader::new(terminal.take(PASSWORD_BYTES)).read_line(&mut text)?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-fn no_terminal(error: Error) -> Error {
-    error.hint("without a terminal: --username NAME --password-stdin; or SKIFF_DOCKER_USERNAME and SKIFF_DOCKER_PASSWORD")
 }
 
 #[cfg(test)]

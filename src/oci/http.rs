@@ -119,7 +119,13 @@ impl Http {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Http(error)) => {
                     if last || !is_passing(&error) {
-                        return Err(error).tried(tried).map_err(|error| explain(error, &ask.url));
+                        let unanswered = Error::host(tried());
+                        let error = match error {
+                            // Its own words, without "io:" before them.
+                            ureq::Error::Io(error) => unanswered.because(error),
+                            error => unanswered.because(error),
+                        };
+                        return Err(explain(error, &ask.url));
                     }
                     thread::sleep(wait);
                 }

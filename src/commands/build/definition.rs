@@ -17,7 +17,7 @@ use crate::build::run::{Build, BuildOptions, Built, Event, carry_out};
 use crate::build::workdir;
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
-use crate::commands::fetch::Wanted;
+use crate::commands::obtain::fetch::Wanted;
 use crate::commands::{obtain, printed, setting, warn};
 use crate::config::{self, Config};
 use crate::error::{Context, Error, Result};

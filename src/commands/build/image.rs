@@ -15,14 +15,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::pull::copy;
 use super::convert;
 use super::metadata;
 use super::output::{self, NewFile};
 use super::progress::{self, count};
 use crate::cli::Global;
 use crate::cli::build::{BuildArgs, Method};
-use crate::commands::fetch::{Session, Wanted};
+use crate::commands::obtain::copy;
+use crate::commands::obtain::fetch::{Session, Wanted};
 use crate::commands::{amount, warn};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
@@ -117,7 +117,7 @@ pub fn fetch(args: &BuildArgs, named: &Reference, global: &Global) -> Result<()>
 
 /// Whether the image is packed as one in the cache is.
 fn packs_as_usual(args: &BuildArgs) -> Result<bool> {
-    let usual = BuildArgs::plain(PathBuf::new());
+    let usual = BuildArgs::plain(PathBuf::from("image"));
     let flags =
         |args: &BuildArgs| (args.compression, args.level, args.block_size, args.all_root, args.reproducible);
     Ok(flags(args) == flags(&usual) && time_of_build(args.reproducible)?.is_none())

@@ -9,7 +9,7 @@ use super::output::NewDirectory;
 use super::progress::{self, count};
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
-use crate::commands::fetch::Wanted;
+use crate::commands::obtain::fetch::Wanted;
 use crate::commands::{amount, obtain, warn};
 use crate::error::{Error, Kind, Result};
 use crate::image::DAMAGED;

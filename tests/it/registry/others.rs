@@ -30,12 +30,9 @@ fn answer(stream: impl Read + Write, pages: &Pages, log: &Mutex<Vec<String>>) {
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let text = match pages.get(path) {
         Some((headers, body)) => {
-            let mut text = format!(
-                "HTTP/1.1 {}Content-Length: {}\r\nConnection: close\r\n\r\n",
-                headers,
-                body.len()
-            )
-            .into_bytes();
+            let mut text =
+                format!("HTTP/1.1 {}Content-Length: {}\r\nConnection: close\r\n\r\n", headers, body.len())
+                    .into_bytes();
             if method != "HEAD" {
                 text.extend(body);
             }
@@ -80,7 +77,10 @@ fn a_file_of_a_web_server_is_kept_as_long_as_the_server_says_it_is_the_same() {
         let said = place.run(["exec", &format!("http://{address}/a.sif"), "echo", "here"]);
         assert_eq!(said.ok(), "here\n");
     }
-    assert_eq!(*log.lock().unwrap(), ["HEAD", "GET", "HEAD"].map(|method| format!("{method} /a.sif HTTP/1.1")));
+    assert_eq!(
+        *log.lock().unwrap(),
+        ["HEAD", "GET", "HEAD"].map(|method| format!("{method} /a.sif HTTP/1.1"))
+    );
     place.run(["pull", &format!("http://{address}/moved.sif")]).ok();
     assert!(sif == fs::read(place.work("moved.sif")).unwrap());
     let error = place.run(["pull", "b.sif", &format!("http://{address}/page")]).fails(255);
@@ -106,7 +106,10 @@ fn a_library_is_asked_for_the_sum_and_then_for_the_file() {
     let ok = |body: &[u8]| ("200 OK\r\n".to_owned(), body.to_vec());
     let pages = [
         (format!("/v1/images/lab/tools/box:1?arch={arch}"), ok(about.as_bytes())),
-        (format!("/v1/imagefile/lab/tools/box:1?arch={arch}"), ("303 X\r\nLocation: /file\r\n".into(), vec![])),
+        (
+            format!("/v1/imagefile/lab/tools/box:1?arch={arch}"),
+            ("303 X\r\nLocation: /file\r\n".into(), vec![]),
+        ),
         ("/file".to_owned(), ok(&sif)),
         (format!("/v1/images/lab/tools/lie:1?arch={arch}"), ok(lie.as_bytes())),
         (format!("/v1/imagefile/lab/tools/lie:1?arch={arch}"), ok(&sif)),
@@ -115,7 +118,8 @@ fn a_library_is_asked_for_the_sum_and_then_for_the_file() {
     let image = format!("library://{address}/lab/tools/box:1");
     assert_eq!(place.run(["exec", &image, "echo", "lent"]).ok(), "lent\n");
     log.lock().unwrap().clear();
-    let mut command = place.skiff(["pull", "--library", &format!("http://{address}"), "library://lab/tools/box:1"]);
+    let mut command =
+        place.skiff(["pull", "--library", &format!("http://{address}"), "library://lab/tools/box:1"]);
     finish(&mut command).ok();
     assert!(sif == fs::read(place.work("box_1.sif")).unwrap());
     assert_eq!(log.lock().unwrap().len(), 1, "the file is in the cache");
@@ -186,12 +190,14 @@ fn an_authority_that_is_named_is_trusted() {
         return;
     }
     let place = Place::new("other-tls");
-    let made = finish(place.command("openssl").args(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+    let made = finish(
+        place.command("openssl").args(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
          -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
-            .split(' ')
-            .filter(|word| !word.is_empty()),
-    ));
+                .split(' ')
+                .filter(|word| !word.is_empty()),
+        ),
+    );
     made.ok();
     let plain = Registry::start(&place);
     plain.put_tree(&place, "small:1", &small_tree(&place, "tree"));

@@ -132,7 +132,9 @@ fn an_image_of_layers_is_run_built_from_and_unpacked() {
     place.run(["build", "--sandbox", "box", &image]).ok();
     assert!(place.work("box/bin/busybox").exists());
     let registry = &registry.address;
-    let text = format!("Bootstrap: docker\nRegistry: {registry}\nNamespace: group\nFrom: box:1\n\n%post\n  echo $FROM_IMAGE >/made\n");
+    let text = format!(
+        "Bootstrap: docker\nRegistry: {registry}\nNamespace: group\nFrom: box:1\n\n%post\n  echo $FROM_IMAGE >/made\n"
+    );
     place.write("a.def", text);
     place.run(["build", "made.sif", "a.def"]).ok();
     assert_eq!(place.run(["exec", "made.sif", "cat", "/made"]).ok(), "yes\n");

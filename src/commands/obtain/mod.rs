@@ -1,12 +1,18 @@
-//! From what the user calls an image to an open one.
+//! From what the user calls an image to an open one. In `fetch.rs` what is not of this machine, in `login.rs` who the
+//! user is there.
 
+pub mod fetch;
+pub mod login;
+
+use std::fs::File;
+use std::io::{self, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::fetch::{Session, Sif, Wanted};
+use self::fetch::{Session, Sif, Wanted};
 use crate::cli::Global;
 use crate::cli::fetch::{FetchFlags, PlatformFlags};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::image::{self, Image};
 use crate::oci::reference::{self, Reference};
@@ -76,6 +82,16 @@ pub fn elsewhere(reference: &Path) -> Result<Option<Reference>> {
         ));
     }
     Ok(None)
+}
+
+/// Copies a file; where the file system can, no block of it.
+pub fn copy(from: &mut File, to: &mut File, target: &Path) -> Result<u64> {
+    let tried = || format!("cannot write {target:?}");
+    from.rewind().tried(tried)?;
+    if rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
+        return Ok(to.metadata().tried(tried)?.len());
+    }
+    io::copy(from, to).tried(tried)
 }
 
 #[cfg(test)]

@@ -10,25 +10,25 @@
 //!
 //! Without a cache the file has no name, and lasts as long as this process or the image's server.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use super::build::convert;
-use super::build::progress::transfers;
+use super::login::{given, home, key_files};
 use crate::build::cache as build_cache;
 use crate::cache::store::{About, is_unwritable};
 use crate::cache::{Kind as Stored, Store};
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
 use crate::cli::fetch::{FetchFlags, PlatformFlags};
-use crate::commands::{note, registry, setting, warn};
+use crate::commands::build::convert;
+use crate::commands::build::progress::transfers;
+use crate::commands::{note, setting, warn};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
-use crate::oci::credentials::{Around, Credential, Keys};
+use crate::oci::credentials::Keys;
 use crate::oci::fetch::{Fetch, hex_of};
 use crate::oci::http::Http;
 use crate::oci::mirrors::Mirrors;
@@ -82,8 +82,6 @@ impl<'a> Session<'a> {
         let Wanted { flags, platform, disable_cache } = *wanted;
         let plain = flags.no_https || setting("NOHTTPS") || setting("NO_HTTPS");
         let text = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
-        let architecture = platform.arch.clone().or_else(|| text("PULL_ARCH"));
-        let variant = platform.arch_variant.clone().or_else(|| text("PULL_ARCH_VARIANT"));
         let store = match disable_cache || setting("DISABLE_CACHE") {
             true => None,
             false => match build_cache::place(host).and_then(|place| Store::open(&place)) {
@@ -104,7 +102,7 @@ impl<'a> Session<'a> {
         }
         Ok(Self {
             global,
-            platform: Platform::asked(architecture.as_deref(), variant.as_deref())?,
+            platform: Platform::asked(platform.arch.as_deref(), platform.arch_variant.as_deref())?,
             http: Http::new(ca_file, plain, Box::new(move |text| warn(&told, text))),
             keys: Keys {
                 given: given(host, flags)?,
@@ -343,50 +341,7 @@ fn scratch(host: &Host) -> PathBuf {
     set.unwrap_or_else(|| PathBuf::from("/var/tmp"))
 }
 
-fn home(host: &Host) -> Option<PathBuf> {
-    let set = host.variable("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    set.or_else(|| host.user().home.clone())
-}
-
 fn user_registries(host: &Host) -> Option<PathBuf> {
     let set = host.variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     Some(set.or_else(|| Some(home(host)?.join(".config")))?.join("containers/registries.conf"))
-}
-
-/// Where credentials are kept.
-pub fn key_files<'h>(host: &'h Host, authfile: Option<&'h Path>) -> Around<'h> {
-    let setting = || host.setting("AUTH_FILE").map(|(_, value)| value);
-    let set = |name| host.variable(name).filter(|value: &&OsStr| !value.is_empty());
-    Around {
-        authfile: authfile.map(Path::as_os_str).or_else(setting),
-        containers: set("REGISTRY_AUTH_FILE"),
-        runtime: set("XDG_RUNTIME_DIR"),
-        docker: set("DOCKER_CONFIG"),
-        config: set("XDG_CONFIG_HOME"),
-        home: home(host),
-    }
-}
-
-/// Name and password for this call.
-fn given(host: &Host, flags: &FetchFlags) -> Result<Option<Credential>> {
-    let text = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
-    let bare =
-        |name: &str| host.variable(name).filter(|value| !value.is_empty())?.to_str().map(str::to_owned);
-    let user =
-        flags.docker_username.clone().or_else(|| text("DOCKER_USERNAME")).or_else(|| bare("DOCKER_USERNAME"));
-    let password =
-        flags.docker_password.clone().or_else(|| text("DOCKER_PASSWORD")).or_else(|| bare("DOCKER_PASSWORD"));
-    match (user, password) {
-        (Some(user), Some(password)) => Ok(Some(Credential::Password(user, password))),
-        (user, _) if flags.docker_login || setting("DOCKER_LOGIN") => {
-            let (user, password) = registry::ask(user.as_deref())?;
-            Ok(Some(Credential::Password(user, password)))
-        }
-        (Some(_), None) => Err(Error::usage("--docker-username needs a password")
-            .hint("set it in SKIFF_DOCKER_PASSWORD, or give --docker-login")),
-        (None, Some(_)) => {
-            Err(Error::usage("a password needs the user's name").hint("--docker-username NAME"))
-        }
-        (None, None) => Ok(None),
-    }
 }
