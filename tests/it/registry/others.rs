@@ -190,15 +190,16 @@ fn an_authority_that_is_named_is_trusted() {
         return;
     }
     let place = Place::new("other-tls");
-    let made = finish(
-        place.command("openssl").args(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
-         -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
-                .split(' ')
-                .filter(|word| !word.is_empty()),
-        ),
-    );
-    made.ok();
+    place.write("leaf.ext", "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n");
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    for line in [
+        format!("req -x509 {key} -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem"),
+        format!("req -new {key} -subj /CN=localhost -keyout key.pem -out leaf.csr"),
+        "x509 -req -in leaf.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile leaf.ext -out cert.pem"
+            .to_owned(),
+    ] {
+        finish(place.command("openssl").args(line.split(' '))).ok();
+    }
     let plain = Registry::start(&place);
     plain.put_tree(&place, "small:1", &small_tree(&place, "tree"));
     let data = place.work(format!("registry-{}", plain.address.replace(':', "-")));
@@ -216,5 +217,5 @@ fn an_authority_that_is_named_is_trusted() {
     let error = place.run(["pull", "a.sif", &image]).fails(255);
     assert!(error.contains("SKIFF_CA_FILE"), "{error}");
     let mut command = place.skiff(["pull", "a.sif", &image]);
-    finish(command.env("SKIFF_CA_FILE", place.work("cert.pem"))).ok();
+    finish(command.env("SKIFF_CA_FILE", place.work("ca.pem"))).ok();
 }
