@@ -311,7 +311,7 @@ fn a_user_builds_and_runs_an_image() {
     assert!(place.run(["inspect", "--deffile", "a.sif"]).ok().contains("from: image:t"));
     let listed = place.run(["sif", "list", "a.sif"]).ok();
     let object =
-        listed.lines().filter(|line| line.contains("JSON")).last().unwrap().split('|').next().unwrap();
+        listed.lines().rfind(|line| line.contains("JSON")).unwrap().split('|').next().unwrap();
     assert_eq!(place.run(["sif", "dump", object.trim(), "a.sif"]).ok(), config);
     let error = place.run(["build", "a.sif", "oci:image:t"]).fails(255);
     assert!(error.contains("--force"), "{error}");

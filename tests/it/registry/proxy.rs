@@ -111,10 +111,10 @@ impl State {
         let value = |name: &str| super::server::header(&head[1..], name);
         let range = value("range").map_or_else(String::new, |range| format!(" {range}"));
         self.log.lock().unwrap().push(format!("{}{range}", head[0]));
-        if let Some(tokens) = &self.tokens {
-            if let Some(answer) = self.answer_token(&head[0], value("authorization").as_deref(), tokens) {
-                return stream.write_all(answer.as_bytes());
-            }
+        if let Some(tokens) = &self.tokens
+            && let Some(answer) = self.answer_token(&head[0], value("authorization").as_deref(), tokens)
+        {
+            return stream.write_all(answer.as_bytes());
         }
         let fault = self.fault(&head[0]);
         if let Some(What::Status(status, headers)) = fault {

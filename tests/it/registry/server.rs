@@ -133,11 +133,10 @@ pub fn digest(bytes: &[u8]) -> String {
 
 /// The value of a header.
 pub fn header(headers: &[String], name: &str) -> Option<String> {
-    let found = headers.iter().find_map(|line| {
+    headers.iter().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-    });
-    found
+    })
 }
 
 /// One request of its own connection: status, headers, body.
