@@ -9,7 +9,6 @@
 //! Members are read where they are in the archive. One that is compressed as a whole is decompressed into a file
 //! without a name, since its end cannot be reached otherwise.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -21,7 +20,7 @@ use super::config::{self, CONFIG_BYTES};
 use super::documents::{DOCUMENT_BYTES, Descriptor, Manifest};
 use super::layers::{decompressed, plain_path};
 use super::layout;
-use super::store::{Store, check};
+use super::store::{Members, Store, check};
 use super::{Blob, Digest, OciImage, Platform};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -80,11 +79,11 @@ fn members(path: &Path) -> Result<Store> {
 }
 
 /// Where the members are.
-fn list(file: &File, size: u64) -> Result<BTreeMap<Box<[u8]>, (u64, u64)>> {
+fn list(file: &File, size: u64) -> Result<Members> {
     let tried = || "it is no tar file, or a damaged one".to_owned();
     let mut archive = tar::Archive::new(BufReader::new(file));
-    let mut found = BTreeMap::new();
-    let mut links: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
+    let mut found = Members::new();
+    let mut links: Vec<[Box<[u8]>; 2]> = Vec::new();
     for entry in archive.entries_with_seek().context(Kind::Image, tried)? {
         let entry = entry.context(Kind::Image, tried)?;
         let path = entry.path_bytes().into_owned();
@@ -109,14 +108,14 @@ fn list(file: &File, size: u64) -> Result<BTreeMap<Box<[u8]>, (u64, u64)>> {
             EntryType::Symlink | EntryType::Link => {
                 let target = entry.link_name_bytes().unwrap_or_default().into_owned();
                 let from_root = entry.header().entry_type() == EntryType::Link;
-                links.push((name.clone(), target_of(&name, &target, from_root).map_err(wrong)?));
+                links.push([name.clone(), target_of(&name, &target, from_root).map_err(wrong)?]);
             }
             EntryType::Directory | EntryType::XGlobalHeader => {}
             _ => return Err(wrong("it is no file".into())),
         }
     }
     // A link to a link is none that any tool makes.
-    for (name, target) in links {
+    for [name, target] in links {
         if let Some(&place) = found.get(&target) {
             found.entry(name).or_insert(place);
         }
@@ -199,12 +198,19 @@ fn tagged(all: Vec<Saved>, tag: Option<&str>, path: &Path) -> Result<Saved> {
             .hint(hint)),
         };
     };
-    let latest = format!("{tag}:latest");
-    let is = |name: &String| {
-        *name == tag || *name == latest || name.strip_prefix("docker.io/library/") == Some(tag)
-    };
-    let found = all.into_iter().find(|one| one.repo_tags.iter().flatten().any(is));
+    let found = all.into_iter().find(|one| one.repo_tags.iter().flatten().any(|name| is_same(name, tag)));
     found.ok_or_else(|| Error::image(format!("{path:?} has no image {tag:?}")).hint(hint))
+}
+
+/// Whether two names are one: some writers put the registry that goes without saying before them.
+fn is_same(name: &str, asked: &str) -> bool {
+    let plain = |name: &str| {
+        let name = name.strip_prefix("docker.io/").unwrap_or(name);
+        let name = name.strip_prefix("library/").unwrap_or(name);
+        let has_tag = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        if has_tag { name.to_owned() } else { format!("{name}:latest") }
+    };
+    plain(name) == plain(asked)
 }
 
 /// The digest that a member's name states, if it does.
@@ -256,6 +262,14 @@ mod tests {
         assert_eq!(target("a/layer.tar", "x").unwrap(), (*b"a/x").into());
         assert!(target("a/layer.tar", "../../b").is_err());
         assert_eq!(target("a", "/etc/passwd").unwrap(), (*b"etc/passwd").into());
+    }
+
+    #[test]
+    fn names_are_compared_as_they_are_meant() {
+        assert!(is_same("docker.io/library/debian:13", "debian:13"));
+        assert!(is_same("debian:latest", "debian"));
+        assert!(is_same("localhost:5000/a", "localhost:5000/a:latest"));
+        assert!(!is_same("debian:13", "debian"));
     }
 
     #[test]

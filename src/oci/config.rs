@@ -76,7 +76,7 @@ mod tests {
             r#"{"architecture":"arm64","config":{"Env":["A=1"],"Cmd":["x"],"Entrypoint":null,"User":"u"}}"#;
         let config = parse(text.as_bytes()).unwrap();
         assert_eq!((config.config.env, config.config.cmd), (vec!["A=1".to_owned()], vec!["x".to_owned()]));
-        for text in ["", "[]", r#"{"config":{"Env":"A=1"}}"#, r#"{"config":{"Cmd":[1]}}"#] {
+        for text in ["", "1", r#"{"config":{"Env":"A=1"}}"#, r#"{"config":{"Cmd":[1]}}"#] {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
     }

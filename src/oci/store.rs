@@ -16,6 +16,9 @@ use crate::error::{Context, Error, Result};
 /// What is hashed at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
+/// Where the members of an archive begin, and their lengths, by name.
+pub type Members = BTreeMap<Box<[u8]>, (u64, u64)>;
+
 /// A place that has blobs by name.
 #[derive(Debug)]
 pub enum Store {
@@ -28,7 +31,7 @@ pub enum Store {
         /// The archive, decompressed.
         file: File,
         /// By name.
-        members: BTreeMap<Box<[u8]>, (u64, u64)>,
+        members: Members,
     },
 }
 

@@ -96,6 +96,8 @@ pub enum Need {
     Mirror,
     /// A kernel that lets processes of one user read each other's memory.
     Peek,
+    /// The other makers of images: umoci, skopeo, buildah.
+    ImageTools,
 }
 
 impl Need {
@@ -114,6 +116,7 @@ impl Need {
             Self::Musl => "musl",
             Self::Mirror => "mirror",
             Self::Peek => "peek",
+            Self::ImageTools => "image-tools",
         }
     }
 
@@ -164,6 +167,9 @@ impl Need {
             Self::Musl => crate::needs::links_statically("musl-gcc"),
             Self::Mirror => crate::needs::mirror_answers(),
             Self::Peek => crate::needs::lets_peek(),
+            Self::ImageTools => {
+                ["umoci", "skopeo", "buildah"].into_iter().try_for_each(crate::needs::is_there)
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ mod build_definition;
 mod busybox;
 mod cache;
 mod compatibility;
+mod convert;
 mod definition;
 mod demo;
 mod dropin;

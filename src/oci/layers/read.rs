@@ -180,7 +180,11 @@ impl Entries {
         };
         let Xattrs { set, access_list } = raw.records.xattrs(&self.global)?;
         let attributes = Attributes {
-            mode: number(field(header, 100, 8))? as u32 & 0o7777,
+            mode: match what {
+                // As file systems have them, whatever the layer says.
+                What::Symlink(_) => 0o777,
+                _ => number(field(header, 100, 8))? as u32 & 0o7777,
+            },
             owner: (self.id(raw, "uid", 108)?, self.id(raw, "gid", 116)?),
             mtime: match raw.records.get("mtime").or_else(|| self.global.get("mtime")) {
                 Some(text) => seconds(text)?,
@@ -353,12 +357,12 @@ fn field(header: &Header, offset: usize, bytes: usize) -> &[u8] {
 
 /// The sum of a header's bytes, its own field taken as blanks. Old writers counted signed bytes.
 fn ensure_sum(block: &[u8; BLOCK_BYTES as usize]) -> Result<()> {
-    let stated = number(block.get(148..156).unwrap_or_default()).map_err(Error::image)?;
+    let stated = number(block.get(148..156).unwrap_or_default()).ok();
     let bytes =
         || block.iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { b' ' } else { byte });
     let unsigned: u64 = bytes().map(u64::from).sum();
     let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
-    if stated == unsigned || i64::try_from(stated) == Ok(signed) {
+    if stated.is_some_and(|stated| stated == unsigned || i64::try_from(stated) == Ok(signed)) {
         return Ok(());
     }
     Err(Error::image("it is no tar stream, or a damaged one: a header's checksum is wrong"))

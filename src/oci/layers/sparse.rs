@@ -87,17 +87,16 @@ impl Map {
     }
 }
 
-/// A number of an old header: octal digits, or base 256 where the first bit is set.
+/// A number of a header: octal digits, or base 256 where the first bit is set.
 ///
 /// # Errors
 /// Says what is wrong.
 pub fn number(field: &[u8]) -> Result<u64, String> {
-    if field.first().is_some_and(|byte| byte & 0x80 != 0) {
-        let (high, low) = field.split_at(field.len().saturating_sub(8));
-        if high.iter().enumerate().any(|(index, &byte)| byte & if index == 0 { 0x7f } else { 0xff } != 0) {
-            return Err("a number in its header is out of range".into());
-        }
-        return Ok(low.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)));
+    if let Some(first) = field.first().filter(|byte| *byte & 0x80 != 0) {
+        // Bit 6 is the sign, and none of these numbers is negative.
+        let bytes = std::iter::once(first & 0x7f).chain(field.iter().skip(1).copied());
+        let sum = bytes.fold(0_u128, |number, byte| (number & (u128::MAX >> 8)) << 8 | u128::from(byte));
+        return u64::try_from(sum).map_err(|_| "a number in its header is out of range".to_owned());
     }
     let text = field.split(|&byte| byte == 0).next().unwrap_or_default().trim_ascii();
     if text.is_empty() {
@@ -140,6 +139,7 @@ mod tests {
         assert_eq!(number(b"  17 \0\0\0"), Ok(0o17));
         assert_eq!(number(b"\0\0\0\0"), Ok(0));
         assert_eq!(number(b"\x80\0\0\0\0\0\0\0\0\0\x01\x02"), Ok(258));
+        assert_eq!(number(b"\x80\0\0\0\0\x12\xd6\x87"), Ok(1_234_567));
         assert!(number(b"\xff\0\0\0\0\0\0\0\0\0\x01\x02").is_err());
         assert!(number(b"12x\0").is_err());
     }
