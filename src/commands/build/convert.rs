@@ -24,7 +24,7 @@ use crate::image::sif::{Architecture, DataType, Extra, NewObject};
 use crate::image::source::Source;
 use crate::image::squashfs::{OpenOptions, Squashfs};
 use crate::oci::config::{self, CONFIG_BYTES};
-use crate::oci::layers::{Layers, pack_layers};
+use crate::oci::layers::{FREE_BYTES, Layers, pack_layers};
 use crate::oci::local::Local;
 use crate::oci::semantics::{self, Facts};
 use crate::oci::{OciImage, Platform};
@@ -82,7 +82,7 @@ fn convert(
     let definition = format!("bootstrap: {agent}\nfrom: {name}\n\n");
     let facts = Facts { definition: &definition, labels: &labels, time: making.time };
     let additions = semantics::additions(&config, &facts)?;
-    let layers = Layers { blobs: &image.layers, additions: &additions };
+    let layers = Layers { blobs: &image.layers, additions: &additions, free_bytes: FREE_BYTES };
     let (offset, length) = making.pack(architecture, global, |file, offset, options, watch| {
         pack_layers(&layers, file, offset, options, watch)
     })?;

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use skiff::error::Error;
-use skiff::oci::layers::{Layers, pack_layers};
+use skiff::oci::layers::{FREE_BYTES, Layers, pack_layers};
 use skiff::oci::local::Local;
 use skiff::oci::{OciImage, Platform};
 use skiff::pack::{PackOptions, PackSummary, Progress};
@@ -36,7 +36,7 @@ fn image(name: &str) -> Result<OciImage, Error> {
 
 fn pack(image: &OciImage, output: &Path, threads: usize) -> Result<PackSummary, Error> {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(output).unwrap();
-    let layers = Layers { blobs: &image.layers, additions: &[] };
+    let layers = Layers { blobs: &image.layers, additions: &[], free_bytes: FREE_BYTES };
     let summary =
         pack_layers(&layers, &file, 0, &options(threads), (&Progress::default(), &AtomicBool::new(false)))?;
     assert_eq!(file.metadata().unwrap().len(), summary.bytes, "there is more behind the image");
