@@ -117,10 +117,8 @@ fn images_by_umoci_are_what_umoci_unpacks() {
     script(place.path(), "chown -h 1000:77777 bundle/rootfs/dir/*");
     script(place.path(), "cp /bin/true bundle/rootfs/capable; setcap cap_net_raw+ep bundle/rootfs/capable");
     script(place.path(), REPACK);
-    let mut found = shown(&format!("oci:{}/image:t", place.path().display()));
-    // umoci 0.4 gives the file its capability before its owner, and the kernel takes it away again.
-    let capable = found.get_mut(Path::new("/capable")).unwrap();
-    assert_eq!(capable.xattrs.remove(&b"security.capability"[..]).unwrap().len(), 20);
+    let found = shown(&format!("oci:{}/image:t", place.path().display()));
+    assert_eq!(found[Path::new("/capable")].xattrs[&b"security.capability"[..]].len(), 20);
     assert_equal(&unpacked(place.path(), "image:t"), &found, "one layer");
     // Files, links and directories go and take each other's places.
     script(
@@ -312,8 +310,7 @@ fn a_user_builds_and_runs_an_image() {
     assert!(said.contains("a.b: c \"d\"") && said.contains("deffile.bootstrap: oci"), "{said}");
     assert!(place.run(["inspect", "--deffile", "a.sif"]).ok().contains("from: image:t"));
     let listed = place.run(["sif", "list", "a.sif"]).ok();
-    let object =
-        listed.lines().filter(|line| line.contains("JSON")).last().unwrap().split('|').next().unwrap();
+    let object = listed.lines().rfind(|line| line.contains("JSON")).unwrap().split('|').next().unwrap();
     assert_eq!(place.run(["sif", "dump", object.trim(), "a.sif"]).ok(), config);
     let error = place.run(["build", "a.sif", "oci:image:t"]).fails(255);
     assert!(error.contains("--force"), "{error}");
