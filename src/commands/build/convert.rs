@@ -13,7 +13,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::image::{Making, Packed};
+use super::image::Making;
+pub use super::image::Packed;
 use super::output::{NewFile, parent};
 use super::{metadata, sandbox};
 use crate::cli::Global;
@@ -43,7 +44,9 @@ pub fn build(args: &BuildArgs, local: &Local, source: &OsStr, global: &Global) -
         let file = tempfile::tempfile_in(directory).tried(|| format!("cannot write into {directory:?}"))?;
         catch_stop();
         let (_, partition) = convert(&image, &from, &file, args, global)?;
-        return sandbox::unpack_into(args, partition, source, global).map(drop);
+        let summary = sandbox::unpack_into(args, partition, source, global)?;
+        sandbox::report(args, global, &summary, started);
+        return Ok(());
     }
     let (output, file) = NewFile::create(&args.target, args.force)?;
     catch_stop();

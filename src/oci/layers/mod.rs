@@ -23,7 +23,7 @@ pub use decode::{FREE_BYTES, decompressed};
 pub use entry::plain as plain_path;
 
 use super::{Addition, Blob};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::pack::{self, Content, Feed, Halt, PackOptions, PackSummary, Progress, Streamed};
 use decode::Decoded;
 use entry::{Entry, Name, What, meaning};
@@ -96,11 +96,11 @@ fn give(layers: &Layers<'_>, feed: &mut Feed<'_>, options: &PackOptions) -> Resu
 /// What is wrong with a layer.
 fn of(blob: &Blob, halt: Halt) -> Halt {
     match halt {
-        Halt::Failed(error) => {
-            let hint = "the image was made wrong, or is hostile; skiff has written nothing of it";
-            let wrapped = Error::new(error.kind, format!("cannot unpack layer {}", blob.digest.short()));
+        Halt::Failed(error) if error.kind == ErrorKind::Image => {
+            let hint = "the image was made wrong, or is hostile; nothing of it was written";
             let hint = error.hint.clone().unwrap_or_else(|| hint.into());
-            Halt::Failed(wrapped.because(error).hint(hint))
+            let whole = Error::image(format!("cannot unpack layer {}", blob.digest.short()));
+            Halt::Failed(whole.because(error).hint(hint))
         }
         halt => halt,
     }
