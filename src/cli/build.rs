@@ -17,6 +17,7 @@ Examples:
   skiff build --sandbox ./tree debian.sif          unpack an image
   skiff build --compression gzip old.sif new.sif   pack an image anew
   skiff build debian.sif docker://debian:13        fetch one of a registry
+  skiff build debian.sif oci:layout:13             make an image of an OCI layout
   skiff build --check simulation.def               read a definition, show what it asks for
 
 The target appears under its name only when it is complete: after an error or Ctrl-C the old one,
@@ -29,7 +30,7 @@ pub struct BuildArgs {
     #[arg(value_hint = ValueHint::AnyPath)]
     pub target: PathBuf,
     /// The definition to build, the directory to pack, or the image to unpack or to pack anew: a file, or
-    /// docker://debian:13 and the like
+    /// docker://debian:13 and the like, also oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME]
     #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath, required_unless_present_any = ["check", "dry_run"])]
     pub source: Option<OsString>,
 

@@ -13,7 +13,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::image::{Making, Packed};
+use super::image::Making;
+pub use super::image::Packed;
 use super::output::{NewFile, parent};
 use super::{metadata, sandbox};
 use crate::cli::Global;
@@ -24,7 +25,7 @@ use crate::image::sif::{Architecture, DataType, Extra, NewObject};
 use crate::image::source::Source;
 use crate::image::squashfs::{OpenOptions, Squashfs};
 use crate::oci::config::{self, CONFIG_BYTES};
-use crate::oci::layers::{Layers, pack_layers};
+use crate::oci::layers::{FREE_BYTES, Layers, pack_layers};
 use crate::oci::local::Local;
 use crate::oci::semantics::{self, Facts};
 use crate::oci::{OciImage, Platform};
@@ -44,7 +45,9 @@ pub fn build(args: &BuildArgs, local: &Local, source: &OsStr, global: &Global) -
         let file = tempfile::tempfile_in(directory).tried(|| format!("cannot write into {directory:?}"))?;
         catch_stop();
         let (_, partition) = convert(&image, &from, &file, args, global)?;
-        return sandbox::unpack_into(args, partition, source, global).map(drop);
+        let summary = sandbox::unpack_into(args, partition, source, global)?;
+        sandbox::report(args, global, &summary, started);
+        return Ok(());
     }
     let (output, file) = NewFile::create(&args.target, args.force)?;
     catch_stop();
@@ -83,7 +86,7 @@ fn convert(
     let definition = format!("bootstrap: {agent}\nfrom: {name}\n\n");
     let facts = Facts { definition: &definition, labels: &labels, time: making.time };
     let additions = semantics::additions(&config, &facts)?;
-    let layers = Layers { blobs: &image.layers, additions: &additions };
+    let layers = Layers { blobs: &image.layers, additions: &additions, free_bytes: FREE_BYTES };
     let (offset, length) = making.pack(architecture, global, |file, offset, options, watch| {
         pack_layers(&layers, file, offset, options, watch)
     })?;

@@ -82,7 +82,8 @@ fn warn_of_losses(global: &Global, summary: &UnpackSummary) {
     }
 }
 
-fn report(args: &BuildArgs, global: &Global, summary: &UnpackSummary, started: Instant) {
+/// Says what was unpacked.
+pub fn report(args: &BuildArgs, global: &Global, summary: &UnpackSummary, started: Instant) {
     if !global.silent() {
         eprintln!(
             "{}: {} in {} files, {:.1} s",

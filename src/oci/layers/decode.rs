@@ -14,13 +14,14 @@ use std::thread::{Builder, Scope};
 const BUFFER_BYTES: usize = 256 << 10;
 /// All decoders together run ahead by so many buffers.
 const BUFFERS: usize = 192;
-/// What any layer may expand to. Above, it depends on the layer's length: deflate makes 1032 of one at most.
-const FREE_BYTES: u64 = 64 << 30;
+/// What any layer may expand to, the usual. Above, it depends on the layer's length: deflate makes 1032 of one at
+/// most.
+pub const FREE_BYTES: u64 = 64 << 30;
 const RATIO: u64 = 1100;
 
 /// What a layer of so many bytes may expand to, holes of sparse files included.
-pub fn limit(compressed_bytes: u64) -> u64 {
-    FREE_BYTES.saturating_add(compressed_bytes.saturating_mul(RATIO))
+pub fn limit(compressed_bytes: u64, free_bytes: u64) -> u64 {
+    free_bytes.saturating_add(compressed_bytes.saturating_mul(RATIO))
 }
 
 /// A layer while it is decompressed. Dropped, it stops its thread.
@@ -31,15 +32,15 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    /// Starts the thread. `decoders` is how many there may be at once.
+    /// Starts the thread. `decoders` is how many there may be at once; the layer may expand to `limit` bytes.
     ///
     /// # Errors
     /// There can be no more threads.
-    pub fn start<'s>(scope: &'s Scope<'s, '_>, layer: &'s Blob, decoders: usize) -> Result<Self> {
+    pub fn start<'s>(scope: &'s Scope<'s, '_>, layer: &'s Blob, decoders: usize, limit: u64) -> Result<Self> {
         let (sender, buffers) = bounded((BUFFERS / decoders.max(1)).max(4));
         Builder::new()
             .name("decode".into())
-            .spawn_scoped(scope, move || decode(layer, &sender))
+            .spawn_scoped(scope, move || decode(layer, limit, &sender))
             .map_err(|error| Error::host("cannot start a thread for a layer").because(error))?;
         Ok(Self { buffers, current: Vec::new(), at: 0 })
     }
@@ -84,12 +85,11 @@ impl Read for Decoded {
 }
 
 /// Sends what the layer decompresses to, then the error that ended it early, if one did.
-fn decode(layer: &Blob, sender: &Sender<io::Result<Vec<u8>>>) {
+fn decode(layer: &Blob, limit: u64, sender: &Sender<io::Result<Vec<u8>>>) {
     let mut decoder = match decoder(layer) {
         Ok(decoder) => decoder,
         Err(error) => return drop(sender.send(Err(error))),
     };
-    let limit = limit(layer.size);
     let mut expanded = 0_u64;
     loop {
         let mut buffer = Vec::with_capacity(BUFFER_BYTES);
@@ -127,7 +127,7 @@ pub fn decompressed(blob: &Blob) -> io::Result<Option<File>> {
     if !matches!(start, [0x1f, 0x8b] | [0x28, 0xb5]) {
         return Ok(None);
     }
-    let limit = limit(blob.size);
+    let limit = limit(blob.size, FREE_BYTES);
     let mut plain = tempfile::tempfile()?;
     match io::copy(&mut decoder(blob)?.take(limit), &mut plain)? {
         bytes if bytes >= limit => Err(too_large(limit)),
@@ -172,7 +172,7 @@ mod tests {
         let layer = blob(bytes);
         std::thread::scope(|scope| {
             let mut all = Vec::new();
-            Decoded::start(scope, &layer, 1).unwrap().read_to_end(&mut all).map(|_| all)
+            Decoded::start(scope, &layer, 1, FREE_BYTES).unwrap().read_to_end(&mut all).map(|_| all)
         })
     }
 
@@ -197,10 +197,23 @@ mod tests {
     }
 
     #[test]
+    fn a_bomb_goes_off_at_the_limit() {
+        let layer = blob(&zstd::encode_all(&vec![7; 10 << 20][..], 3).unwrap());
+        let limit = limit(layer.size, 1 << 20);
+        assert!(limit < 4 << 20, "{limit}");
+        std::thread::scope(|scope| {
+            let mut all = Vec::new();
+            let error = Decoded::start(scope, &layer, 1, limit).unwrap().read_to_end(&mut all).unwrap_err();
+            assert!(error.to_string().contains("expands to more than"), "{error}");
+            assert!(all.len() as u64 <= limit + BUFFER_BYTES as u64);
+        });
+    }
+
+    #[test]
     fn a_reader_that_stops_early_stops_the_thread() {
         let layer = blob(&vec![0; 300 << 20]);
         std::thread::scope(|scope| {
-            let mut decoded = Decoded::start(scope, &layer, 1).unwrap();
+            let mut decoded = Decoded::start(scope, &layer, 1, FREE_BYTES).unwrap();
             assert_eq!(decoded.skip(1000).unwrap(), 1000);
         });
     }

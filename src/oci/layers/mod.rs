@@ -19,11 +19,11 @@ mod read;
 mod sparse;
 mod tree;
 
-pub use decode::decompressed;
+pub use decode::{FREE_BYTES, decompressed};
 pub use entry::plain as plain_path;
 
 use super::{Addition, Blob};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::pack::{self, Content, Feed, Halt, PackOptions, PackSummary, Progress, Streamed};
 use decode::Decoded;
 use entry::{Entry, Name, What, meaning};
@@ -47,6 +47,8 @@ pub struct Layers<'a> {
     pub blobs: &'a [Blob],
     /// What is laid over them.
     pub additions: &'a [Addition],
+    /// What each may expand to whatever its length: [`FREE_BYTES`].
+    pub free_bytes: u64,
 }
 
 /// Packs what `layers` show into a SquashFS image in `output` from `offset` on.
@@ -70,7 +72,8 @@ fn give(layers: &Layers<'_>, feed: &mut Feed<'_>, options: &PackOptions) -> Resu
     let mut headers_bytes = 0;
     let mut kept = Vec::new();
     let newest_first: Vec<&Blob> = layers.blobs.iter().rev().collect();
-    read_each(&newest_first, options, &mut |blob, mut entries| {
+    let decoders = Decoders::of(layers, options);
+    decoders.read_each(&newest_first, &mut |blob, mut entries| {
         kept.push(
             read_layer(&mut entries, &mut hidden, &mut headers_bytes, feed).map_err(|halt| of(blob, halt))?,
         );
@@ -83,7 +86,7 @@ fn give(layers: &Layers<'_>, feed: &mut Feed<'_>, options: &PackOptions) -> Resu
         feed.check()?;
         merged.apply(number, entries).map_err(|error| of(blob, error.into()))?;
     }
-    fetch_missing(layers, &mut merged, options, feed)?;
+    fetch_missing(layers, &mut merged, decoders, feed)?;
     for addition in layers.additions {
         tree::add(&mut merged, addition, feed)?;
     }
@@ -93,42 +96,56 @@ fn give(layers: &Layers<'_>, feed: &mut Feed<'_>, options: &PackOptions) -> Resu
 /// What is wrong with a layer.
 fn of(blob: &Blob, halt: Halt) -> Halt {
     match halt {
-        Halt::Failed(error) => {
-            let hint = "the image was made wrong, or is hostile; skiff has written nothing of it";
-            let wrapped = Error::new(error.kind, format!("cannot unpack layer {}", blob.digest.short()));
+        Halt::Failed(error) if error.kind == ErrorKind::Image => {
+            let hint = "the image was made wrong, or is hostile; nothing of it was written";
             let hint = error.hint.clone().unwrap_or_else(|| hint.into());
-            Halt::Failed(wrapped.because(error).hint(hint))
+            let whole = Error::image(format!("cannot unpack layer {}", blob.digest.short()));
+            Halt::Failed(whole.because(error).hint(hint))
         }
         halt => halt,
     }
 }
 
-/// Decodes the layers in this order, some of them ahead, and hands on each.
-fn read_each<'b>(
-    blobs: &[&'b Blob],
-    options: &PackOptions,
-    act: &mut dyn FnMut(&'b Blob, Entries) -> Result<(), Halt>,
-) -> Result<(), Halt> {
-    let decoders = options.threads.clamp(1, DECODERS).min(blobs.len());
-    std::thread::scope(|scope| {
-        let start = |blob: &'b Blob| start(scope, blob, decoders);
-        let mut ahead = VecDeque::new();
-        let mut waiting = blobs.iter().copied();
-        for blob in waiting.by_ref().take(decoders) {
-            ahead.push_back((blob, start(blob)?));
-        }
-        while let Some((blob, entries)) = ahead.pop_front() {
-            act(blob, entries)?;
-            if let Some(next) = waiting.next() {
-                ahead.push_back((next, start(next)?));
-            }
-        }
-        Ok(())
-    })
+/// How layers are decoded.
+#[derive(Debug, Clone, Copy)]
+struct Decoders {
+    /// So many at once.
+    count: usize,
+    free_bytes: u64,
 }
 
-fn start<'s>(scope: &'s Scope<'s, '_>, blob: &'s Blob, decoders: usize) -> Result<Entries> {
-    Ok(Entries::new(Decoded::start(scope, blob, decoders)?, decode::limit(blob.size)))
+impl Decoders {
+    fn of(layers: &Layers<'_>, options: &PackOptions) -> Self {
+        Self { count: options.threads.clamp(1, DECODERS), free_bytes: layers.free_bytes }
+    }
+
+    /// Decodes the layers in this order, some of them ahead, and hands on each.
+    fn read_each<'b>(
+        self,
+        blobs: &[&'b Blob],
+        act: &mut dyn FnMut(&'b Blob, Entries) -> Result<(), Halt>,
+    ) -> Result<(), Halt> {
+        let count = self.count.min(blobs.len());
+        std::thread::scope(|scope| {
+            let mut ahead = VecDeque::new();
+            let mut waiting = blobs.iter().copied();
+            for blob in waiting.by_ref().take(count) {
+                ahead.push_back((blob, self.start(scope, blob)?));
+            }
+            while let Some((blob, entries)) = ahead.pop_front() {
+                act(blob, entries)?;
+                if let Some(next) = waiting.next() {
+                    ahead.push_back((next, self.start(scope, next)?));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn start<'s>(self, scope: &'s Scope<'s, '_>, blob: &'s Blob) -> Result<Entries> {
+        let limit = decode::limit(blob.size, self.free_bytes);
+        Ok(Entries::new(Decoded::start(scope, blob, self.count, limit)?, limit))
+    }
 }
 
 /// Reads a layer: keeps its entries, gives the contents that show.
@@ -185,7 +202,7 @@ fn weight(entry: &Entry) -> u64 {
 fn fetch_missing(
     layers: &Layers<'_>,
     merged: &mut Merged,
-    options: &PackOptions,
+    decoders: Decoders,
     feed: &mut Feed<'_>,
 ) -> Result<(), Halt> {
     let mut missing = BTreeMap::<Place, u32>::new();
@@ -203,7 +220,7 @@ fn fetch_missing(
         if wanted.is_empty() {
             continue;
         }
-        read_each(&[blob], options, &mut |blob, mut entries| {
+        decoders.read_each(&[blob], &mut |blob, mut entries| {
             fetch(&mut entries, &wanted, merged, feed).map_err(|halt| of(blob, halt))
         })?;
     }

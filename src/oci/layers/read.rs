@@ -409,7 +409,7 @@ fn header_seconds(field: &[u8]) -> Result<i64, String> {
 }
 
 fn damaged(error: io::Error) -> Error {
-    Error::image("it is damaged").because(error)
+    Error::image("it cannot be decoded").because(error)
 }
 
 fn cut_short() -> Error {

@@ -57,7 +57,7 @@ fn hostile_entries_are_named() {
         ("a whiteout of .", regular("d/.wh..", b""), &["d/.wh..", "whiteout of no file"]),
         ("a whiteout of ..", regular(".wh...", b""), &[".wh...", "whiteout of no file"]),
         ("a whiteout of nothing", regular("d/.wh.", b""), &["d/.wh.", "whiteout of no file"]),
-        ("a root that is a file", regular("./", b"").into_iter().collect(), &[]),
+        ("a root that is a file", regular(".", b"x"), &["\"/\"", "root's place"]),
         ("below a file", [regular("a", b"x"), regular("a/b", b"x")].concat(), &["a/b", "no directory"]),
         (
             "links in a circle",
@@ -103,7 +103,7 @@ fn hostile_entries_are_named() {
                 let value = "v".repeat(70_000);
                 format!("70027 SCHILY.xattr.user.a={value}\n")
             }),
-            &["record"],
+            &["file", "longer than one can be"],
         ),
         (
             "a sparse map that lies",
@@ -118,13 +118,7 @@ fn hostile_entries_are_named() {
         ("a link to a path that is none", link(EntryType::Symlink, "a", ""), &["\"a\"", "no path"]),
     ];
     for (what, mut layer, expected) in cases {
-        if expected.is_empty() {
-            continue;
-        }
         layer.resize(layer.len() + if what == "cut short" { 0 } else { 1024 }, 0);
-        if what == "cut short" {
-            layer.truncate(1500);
-        }
         let said = said(&layer);
         assert!(said.starts_with("cannot unpack layer "), "{what}: {said}");
         for words in expected {
@@ -138,9 +132,9 @@ fn a_layer_of_damaged_gzip_is_an_error() {
     let mut layer = gzip(&tar(&[("a", File::Text("text"))]));
     let half = layer.len() / 2;
     layer[half] ^= 0x55;
-    assert!(said(&layer).contains("it is"), "{}", said(&layer));
-    layer.truncate(half);
     assert!(said(&layer).starts_with("cannot unpack layer "));
+    layer.truncate(20);
+    assert!(said(&layer).contains("it cannot be decoded"), "{}", said(&layer));
 }
 
 #[test]
