@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use self::fetch::{Session, Sif, Wanted};
 use crate::cli::Global;
 use crate::cli::fetch::{FetchFlags, PlatformFlags};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::image::{self, Image};
 use crate::oci::reference::{self, Reference};
+use crate::sys::process;
 
 /// Opens the image that `reference` names: a file, a directory, or one from elsewhere (`docker://debian:13`), which is
 /// fetched or found in the cache.
@@ -43,7 +44,12 @@ pub fn plain(reference: &Path, global: &Global) -> Result<Image> {
 /// # Errors
 /// Those of [`Session::sif`].
 pub fn fetched(named: &Reference, wanted: &Wanted<'_>, global: &Global) -> Result<Sif> {
-    Session::new(&Host::probe(), wanted, global)?.sif(named)
+    let sif = Session::new(&Host::probe(), wanted, global)?.sif(named)?;
+    // Containers are started by a process of one thread.
+    if !process::wait_until_alone() {
+        return Err(Error::new(Kind::Internal, format!("a thread that fetched {named} does not end")));
+    }
+    Ok(sif)
 }
 
 /// The path of an image that is read without being opened as one: `reference` itself, or the file in the cache.
