@@ -16,11 +16,13 @@
 //! | SIF and SquashFS, reading | [`image`] |
 //! | SIF and SquashFS, writing | [`pack`] |
 //! | images of registries, layouts and archives | [`oci`] |
+//! | what was fetched and made before, kept | [`cache`] |
 //! | a library's needs, where the loader finds it | [`elf`] |
 //! | a system call | [`sys`] |
 //! | how errors are worded and what they exit with | [`error`] |
 //! | what to do about a host that forbids something | [`remedies`] |
 pub mod build;
+pub mod cache;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use super::build_other::BuildOtherFlags;
+use super::fetch::{FetchFlags, PlatformFlags};
 
 /// Shown by `skiff build --help`.
 pub const EXAMPLES: &str = "\
@@ -15,6 +16,8 @@ Examples:
   skiff build --compression xz small.sif ./rootfs  smaller, slower to read
   skiff build --sandbox ./tree debian.sif          unpack an image
   skiff build --compression gzip old.sif new.sif   pack an image anew
+  skiff build debian.sif docker://debian:13        fetch one of a registry
+  skiff build debian.sif oci:layout:13             make an image of an OCI layout
   skiff build --check simulation.def               read a definition, show what it asks for
 
 The target appears under its name only when it is complete: after an error or Ctrl-C the old one,
@@ -26,7 +29,8 @@ pub struct BuildArgs {
     /// The image file to make, or the directory with --sandbox; with --check and --dry-run the definition
     #[arg(value_hint = ValueHint::AnyPath)]
     pub target: PathBuf,
-    /// The definition to build, the directory to pack, or the image to unpack or to pack anew
+    /// The definition to build, the directory to pack, or the image to unpack or to pack anew: a file, or
+    /// docker://debian:13 and the like, also oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME]
     #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath, required_unless_present_any = ["check", "dry_run"])]
     pub source: Option<OsString>,
 
@@ -68,7 +72,7 @@ pub struct BuildArgs {
     /// Root is the caller's own id alone, although there are subordinate ids
     #[arg(long, help_heading = "Definitions")]
     pub ignore_subuid: bool,
-    /// Take nothing from the build cache and keep nothing in it
+    /// Take nothing from the cache and keep nothing in it
     #[arg(long, help_heading = "Definitions")]
     pub disable_cache: bool,
     /// Do this section and those after it anew (post, files, bootstrap, ...); may be repeated
@@ -116,9 +120,26 @@ pub struct BuildArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_size, help_heading = "Resources")]
     pub memory: Option<u64>,
 
+    /// Which image of a registry.
+    #[command(flatten)]
+    pub platform: PlatformFlags,
+    /// How images are fetched.
+    #[command(flatten)]
+    pub fetch: FetchFlags,
+
     /// Flags that are answered in a sentence.
     #[command(flatten)]
     pub other: BuildOtherFlags,
+}
+
+impl BuildArgs {
+    /// Those of `skiff build TARGET` without any flag.
+    pub fn plain(target: PathBuf) -> Self {
+        let command = Self::augment_args(Command::new("build"));
+        let words = [OsString::from("build"), target.into(), OsString::from("-")];
+        let parsed = command.try_get_matches_from(words).and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.unwrap_or_else(|error| unreachable!("a target and a source are a command line: {error}"))
+    }
 }
 
 /// A compressor of SquashFS.

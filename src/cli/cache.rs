@@ -1,4 +1,4 @@
-//! `skiff cache`: what earlier builds left to be used again.
+//! `skiff cache`: what was fetched, and what earlier builds left, to be used again.
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -77,26 +77,17 @@ pub enum EntryType {
     All,
     /// What sections of definitions changed
     Layer,
-    /// Bases, packed
+    /// Bases of builds, packed
     Image,
+    /// Images from elsewhere, converted
+    #[value(alias = "oci-tmp", alias = "net")]
+    Oci,
+    /// Parts of images as they were fetched, and SIFs of registries
+    #[value(alias = "oras", alias = "library")]
+    Blob,
     /// Apptainer's types, of which there is nothing here.
     #[value(hide = true)]
-    Library,
-    #[allow(missing_docs, reason = "as above")]
-    #[value(hide = true)]
-    Oras,
-    #[allow(missing_docs, reason = "as above")]
-    #[value(hide = true)]
     Shub,
-    #[allow(missing_docs, reason = "as above")]
-    #[value(hide = true)]
-    Blob,
-    #[allow(missing_docs, reason = "as above")]
-    #[value(hide = true)]
-    Net,
-    #[allow(missing_docs, reason = "as above")]
-    #[value(hide = true)]
-    OciTmp,
     #[allow(missing_docs, reason = "as above")]
     #[value(hide = true)]
     Ipfs,

@@ -9,7 +9,7 @@
 //! any of them        help [VERB...]      VERB... --help
 //!                    version             the version alone
 //!                    completion SHELL    completions SHELL
-//!                    pull, push, ...     answered (see `elsewhere`)
+//!                    push, sign, ...     answered (see `elsewhere`)
 //! ```
 //!
 //! Only words up to the verb are looked at; what follows it is the verb's.
@@ -236,11 +236,11 @@ mod tests {
 
     #[test]
     fn verbs_that_are_not_there_are_answered_under_every_name() {
-        for given in ["skiff pull docker://debian", "apptainer -q pull --help", "singularity help pull"] {
-            assert!(words(given).starts_with("answer no verb \"pull\": "), "{given}: {}", words(given));
+        for given in ["skiff push a.sif oras://h/a", "apptainer -q push --help", "singularity help push"] {
+            assert!(words(given).starts_with("answer no verb \"push\": "), "{given}: {}", words(given));
         }
         assert!(words("apptainer sif --x add").starts_with("answer no verb \"sif add\""));
-        assert_eq!(words("apptainer sif list pull"), "apptainer sif list pull");
-        assert_eq!(words("apptainer exec pull push"), "apptainer exec pull push");
+        assert_eq!(words("apptainer sif list push"), "apptainer sif list push");
+        assert_eq!(words("apptainer exec push pull"), "apptainer exec push pull");
     }
 }

@@ -16,7 +16,6 @@ pub struct Elsewhere {
     pub instead: &'static str,
 }
 
-const NO_REGISTRY: &str = "skiff fetches nothing, so there is nowhere to log in";
 const SIGNATURES: &str = "skiff makes and checks no signatures yet";
 const DETACHED: &str = "sign the file itself: gpg --detach-sign a.sif; gpg --verify a.sif.sig a.sif";
 const IN_PLACE: &str = "skiff does not change SIF files";
@@ -26,18 +25,15 @@ const REBUILD: &str =
 /// All of them.
 #[rustfmt::skip]
 pub const ELSEWHERE: &[Elsewhere] = &[
-    Elsewhere { names: &["pull"], why: "skiff fetches no images yet",
-        instead: "unpack one with another tool and pack that: podman export $(podman create IMAGE) | tar -C TREE -x; skiff build a.sif TREE" },
     Elsewhere { names: &["push"], why: "skiff uploads no images yet",
         instead: "an image is one file: copy it, or use oras push REGISTRY/NAME:TAG a.sif:application/vnd.sylabs.sif.layer.v1.sif" },
-    Elsewhere { names: &["search"], why: "skiff asks no registry",
+    Elsewhere { names: &["search"], why: "skiff changes and searches no registry yet",
         instead: "ask it with its own tools, for example: podman search WORD" },
-    Elsewhere { names: &["delete"], why: "skiff asks no registry",
+    Elsewhere { names: &["delete"], why: "skiff changes and searches no registry yet",
         instead: "delete there with another tool: skopeo delete docker://REGISTRY/NAME:TAG" },
-    Elsewhere { names: &["tag"], why: "skiff asks no registry",
+    Elsewhere { names: &["tag"], why: "skiff changes and searches no registry yet",
         instead: "name it there with another tool: oras tag REGISTRY/NAME:TAG NEW" },
-    Elsewhere { names: &["remote"], why: NO_REGISTRY, instead: "log in with the tool that fetches the image" },
-    Elsewhere { names: &["registry"], why: NO_REGISTRY, instead: "log in with the tool that fetches the image" },
+    Elsewhere { names: &["remote"], why: "skiff keeps no list of services", instead: "log in to a registry with skiff registry login HOST; a library is named in library://HOST/... or --library URL" },
     Elsewhere { names: &["keyserver"], why: SIGNATURES, instead: DETACHED },
     Elsewhere { names: &["key", "keys"], why: SIGNATURES, instead: DETACHED },
     Elsewhere { names: &["sign"], why: SIGNATURES, instead: DETACHED },

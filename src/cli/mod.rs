@@ -11,6 +11,8 @@
 //! build.rs   build; in build_other.rs the flags that are answered in a sentence
 //! inspect.rs inspect, run-help
 //! cache.rs   cache list, clean
+//! pull.rs    pull; in fetch.rs the flags of all verbs that may fetch an image
+//! registry.rs registry login, logout, list
 //! mpi.rs     mpi
 //! sbom.rs    sbom
 //! broadcast.rs broadcast
@@ -26,6 +28,7 @@ pub mod build_other;
 pub mod cache;
 pub mod called;
 pub mod elsewhere;
+pub mod fetch;
 pub mod files;
 pub mod gpu;
 pub mod inspect;
@@ -33,6 +36,8 @@ pub mod lazy;
 pub mod mpi;
 pub mod namespaces;
 pub mod other;
+pub mod pull;
+pub mod registry;
 pub mod run;
 pub mod sbom;
 pub mod sif;
@@ -181,7 +186,13 @@ pub enum Verb {
     /// Make an image from a directory, or unpack one into a directory
     #[command(after_long_help = build::EXAMPLES)]
     Build(Lazy<build::BuildArgs>),
-    /// List or remove what earlier builds left to be used again
+    /// Fetch an image into a file
+    #[command(after_long_help = pull::EXAMPLES)]
+    Pull(Lazy<pull::PullArgs>),
+    /// Keep names and passwords for registries
+    #[command(after_long_help = registry::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
+    Registry(registry::RegistryArgs),
+    /// List or remove what was fetched and what earlier builds left, to be used again
     #[command(after_long_help = cache::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
     Cache(cache::CacheArgs),
     /// Look into a SIF file
@@ -308,7 +319,7 @@ mod tests {
         let cli =
             parse(&["skiff", "exec", "--sharens", "--cpus", "2", "-c", "--nohttps", "a.sif", "ls", "--rocm"]);
         let Ok(Cli { verb: Verb::Exec(args), .. }) = cli else { panic!("{cli:?}") };
-        assert_eq!(args.container.other.given, ["sharens", "no-https", "cpus"]);
+        assert_eq!(args.container.other.given, ["sharens", "cpus"]);
         assert!(args.container.files.contain);
         assert_eq!(args.words.command, ["ls", "--rocm"]);
         assert_eq!(
@@ -318,10 +329,7 @@ mod tests {
         build_other::add_to(other::add_to(Cli::command())).debug_assert();
         let cli = parse(&["apptainer", "build", "-f", "--nohttps", "--library", "x", "-F", "a.sif", "tree"]);
         let Ok(Cli { verb: Verb::Build(args), .. }) = cli else { panic!("{cli:?}") };
-        assert_eq!(
-            args.other.given.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
-            ["fakeroot", "no-https", "library"]
-        );
+        assert_eq!(args.other.given.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["fakeroot"]);
         assert!(args.force);
     }
 

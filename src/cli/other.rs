@@ -31,7 +31,6 @@ pub enum Answer {
     Later(&'static str),
 }
 
-const LOCAL: &str = "the image is a local file";
 const LIMITS: &str = "limits are those of the job; outside a batch system: systemd-run --user --scope -p MemoryMax=4G -p CPUQuota=200% skiff exec ...";
 const DECRYPT: &str =
     "encrypted images cannot be run yet; decrypt it into a plain image with the tool that made it";
@@ -52,13 +51,6 @@ pub const OTHERS: &[Other] = &[
     value ("runscript-timeout",       &["RUNSCRIPT_TIMEOUT"],       Answer::Already),
 
     switch("unsquash",        &["UNSQUASH"],      Answer::NoEffect("the image is served without unpacking it, and shows the same files")),
-    switch("disable-cache",   &["DISABLE_CACHE"], Answer::NoEffect(LOCAL)),
-    Other { alias: "nohttps", ..switch("no-https", &["NOHTTPS", "NO_HTTPS"], Answer::NoEffect(LOCAL)) },
-    value ("authfile",        &["AUTH_FILE"],     Answer::NoEffect(LOCAL)),
-    switch("docker-login",    &["DOCKER_LOGIN"],  Answer::NoEffect(LOCAL)),
-    value ("docker-host",     &[],                Answer::NoEffect(LOCAL)),
-    value ("docker-username", &[],                Answer::NoEffect(LOCAL)),
-    value ("docker-password", &[],                Answer::NoEffect(LOCAL)),
     value ("tmpdir",          &[],                Answer::NoEffect("images are unpacked only where FUSE is missing, below SKIFF_TMPDIR")),
 
     value ("apply-cgroups",       &["APPLY_CGROUPS"],       Answer::Later(LIMITS)),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::Resettable;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 
+use super::fetch::FetchFlags;
 use super::files::{FileFlags, path_or_nothing};
 use super::gpu::GpuFlags;
 use super::namespaces::NamespaceFlags;
@@ -70,6 +71,12 @@ pub struct RunArgs {
     /// The flags that shape the container.
     #[command(flatten)]
     pub container: ContainerFlags,
+    /// Take no image from the cache, and keep none in it
+    #[arg(long, help_heading = "Registries")]
+    pub disable_cache: bool,
+    /// How the image is fetched, if it is elsewhere.
+    #[command(flatten)]
+    pub fetch: FetchFlags,
     /// The image, the program and its arguments.
     #[command(flatten)]
     pub words: Words,
@@ -88,13 +95,18 @@ pub struct Words {
 /// What stands after the image, by verb.
 fn after_the_image(verb: &str) -> (&'static str, &'static str) {
     match verb {
-        "exec" => {
-            ("COMMAND", "The image: a SIF or SquashFS file, or a directory; the program and its arguments")
-        }
-        "shell" => {
-            ("ARGUMENT", "The image: a SIF or SquashFS file, or a directory; then what the shell is given")
-        }
-        _ => ("ARGUMENT", "The image: a SIF or SquashFS file, or a directory; then what its script is given"),
+        "exec" => (
+            "COMMAND",
+            "The image: a SIF or SquashFS file, a directory, or one of a registry (docker://debian:13); the program and its arguments",
+        ),
+        "shell" => (
+            "ARGUMENT",
+            "The image: a SIF or SquashFS file, a directory, or one of a registry (docker://debian:13); then what the shell is given",
+        ),
+        _ => (
+            "ARGUMENT",
+            "The image: a SIF or SquashFS file, a directory, or one of a registry (docker://debian:13); then what its script is given",
+        ),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `skiff cache`: list and clean what builds left to be used again.
+//! `skiff cache`: list and clean what was fetched and what builds left to be used again.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 
 use crate::build::cache::{self, About, Cache, Cleaned, Filter, Kind, Listed, Outcome};
 use crate::build::run::trees;
+use crate::cache::clean::Listed as Fetched;
+use crate::cache::{Kind as Stored, Store};
 use crate::cli::Global;
-use crate::cli::cache::{CacheAction, CacheArgs, CleanArgs, EntryType, ListArgs};
+use crate::cli::cache::{CacheAction, CacheArgs, CleanArgs, EntryType};
 use crate::commands::{amount, note, printed, warn};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -19,64 +21,110 @@ use crate::plan::building;
 const HEADER: &str = "TYPE         SIZE   FILES  MADE      LAST USED  FROM\n";
 
 /// No text of a definition is shown longer.
-const WHAT_CHARACTERS: usize = 60;
+const WHAT_CHARACTERS: usize = 72;
+
+/// The caches of the user, those that are there.
+struct Caches {
+    place: String,
+    builds: Option<Cache>,
+    fetched: Option<Store>,
+}
+
+/// What is in them.
+struct Found {
+    builds: Vec<Listed>,
+    fetched: Vec<Fetched>,
+}
+
+impl Found {
+    fn count(&self) -> usize {
+        self.builds.len() + self.fetched.len()
+    }
+
+    fn bytes(&self) -> u64 {
+        let builds = self.builds.iter().filter_map(|entry| Some(entry.about.as_ref()?.bytes));
+        builds.chain(self.fetched.iter().map(|entry| entry.bytes)).sum()
+    }
+}
 
 /// Runs `skiff cache`.
 pub fn run(args: &CacheArgs, global: &Global) -> Result<i32> {
     let host = Host::probe();
     let place = cache::place(&host)?;
     // Looking at a cache that is not there makes none.
-    let cache = match place.join("v1").is_dir() {
-        true => Some(Cache::open(&place, trees(&building::ids(&host).0))?),
-        false => None,
+    let there = |name: &str| place.join(name).is_dir();
+    let caches = Caches {
+        place: place.to_string_lossy().into_owned(),
+        builds: there("v1").then(|| Cache::open(&place, trees(&building::ids(&host).0))).transpose()?,
+        fetched: there("fetched").then(|| Store::open(&place)).transpose()?,
     };
     match &args.action {
         CacheAction::List(args) => {
-            let entries = cache.map_or_else(|| Ok(Vec::new()), |cache| cache.list())?;
-            let kinds = kinds(&args.types);
-            let wanted = |entry: &Listed| {
+            let types = Types::of(&args.types);
+            let mut builds = caches.builds.as_ref().map_or_else(|| Ok(Vec::new()), Cache::list)?;
+            builds.retain(|entry| {
                 let kind = entry.about.as_ref().map(|about| about.kind);
-                kinds.as_ref().is_none_or(|kinds| kind.is_some_and(|kind| kinds.contains(&kind)))
-            };
-            let entries: Vec<Listed> = entries.into_iter().filter(wanted).collect();
-            let text = list(&entries, args, &place.to_string_lossy());
-            printed(io::stdout().write_all(text.as_bytes()))
+                types.builds.as_ref().is_none_or(|kinds| kind.is_some_and(|kind| kinds.contains(&kind)))
+            });
+            let found = Found { builds, fetched: types.fetched(&caches)? };
+            printed(io::stdout().write_all(list(&found, args.json, &caches.place).as_bytes()))
         }
-        CacheAction::Clean(args) => match cache {
-            Some(cache) => clean(&cache, args, global),
-            None => {
-                note(global, &format!("there is no cache in {place:?}"));
-                Ok(0)
-            }
-        },
+        CacheAction::Clean(_) if caches.builds.is_none() && caches.fetched.is_none() => {
+            note(global, &format!("there is no cache in {place:?}"));
+            Ok(0)
+        }
+        CacheAction::Clean(args) => clean(&caches, args, global),
     }
 }
 
 /// What the types on the command line name; none for everything.
-fn kinds(types: &[EntryType]) -> Option<Vec<Kind>> {
-    if types.is_empty() || types.contains(&EntryType::All) {
-        return None;
-    }
-    let kind = |wanted: &EntryType| match wanted {
-        EntryType::Layer => Some(Kind::Layer),
-        EntryType::Image => Some(Kind::Image),
-        // Apptainer's: there is nothing of these.
-        _ => None,
-    };
-    Some(types.iter().filter_map(kind).collect())
+struct Types {
+    builds: Option<Vec<Kind>>,
+    fetched: Option<Vec<Stored>>,
 }
 
-fn list(entries: &[Listed], args: &ListArgs, place: &str) -> String {
-    let bytes: u64 = entries.iter().filter_map(|entry| Some(entry.about.as_ref()?.bytes)).sum();
-    if args.json {
-        let entries: Vec<Value> = entries.iter().map(entry_json).collect();
+impl Types {
+    fn of(types: &[EntryType]) -> Self {
+        if types.is_empty() || types.contains(&EntryType::All) {
+            return Self { builds: None, fetched: None };
+        }
+        let (mut builds, mut fetched) = (Vec::new(), Vec::new());
+        for wanted in types {
+            match wanted {
+                EntryType::Layer => builds.push(Kind::Layer),
+                EntryType::Image => builds.push(Kind::Image),
+                EntryType::Oci => fetched.push(Stored::Image),
+                EntryType::Blob => fetched.push(Stored::Blob),
+                // Apptainer's: there is nothing of these.
+                EntryType::All | EntryType::Shub | EntryType::Ipfs => {}
+            }
+        }
+        Self { builds: Some(builds), fetched: Some(fetched) }
+    }
+
+    fn fetched(&self, caches: &Caches) -> Result<Vec<Fetched>> {
+        let mut all = caches.fetched.as_ref().map_or_else(|| Ok(Vec::new()), Store::list)?;
+        all.retain(|entry| self.fetched.as_ref().is_none_or(|kinds| kinds.contains(&entry.kind)));
+        Ok(all)
+    }
+}
+
+fn seconds_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+fn list(found: &Found, json: bool, place: &str) -> String {
+    let bytes = found.bytes();
+    if json {
+        let builds = found.builds.iter().map(entry_json);
+        let entries: Vec<Value> = builds.chain(found.fetched.iter().map(fetched_json)).collect();
         return format!("{:#}\n", json!({ "directory": place, "bytes": bytes, "entries": entries }));
     }
     let mut text = String::new();
-    if !entries.is_empty() {
+    if found.count() > 0 {
         text = HEADER.to_owned();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        for entry in entries {
+        let now = seconds_now();
+        for entry in &found.builds {
             text += &match &entry.about {
                 Some(about) => row(
                     [
@@ -94,10 +142,53 @@ fn list(entries: &[Listed], args: &ListArgs, place: &str) -> String {
                 }
             };
         }
+        for entry in &found.fetched {
+            let ages = [age(now - entry.created), age(now - entry.used)];
+            let [made, used] = ages;
+            let columns = [fetched_name(entry).to_owned(), amount(entry.bytes), "1".to_owned(), made, used];
+            text += &row(columns, &fetched_what(entry));
+        }
     }
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{}, {} in {place}", count(entries.len()), amount(bytes));
+    let _ = writeln!(text, "{}, {} in {place}", count(found.count()), amount(bytes));
     text
+}
+
+fn fetched_name(entry: &Fetched) -> &'static str {
+    match entry.kind {
+        Stored::Image => "oci",
+        Stored::Blob => "blob",
+    }
+}
+
+/// What a file of the cache was made of, or its digest, without what could steer a terminal.
+fn fetched_what(entry: &Fetched) -> String {
+    let text = match (&entry.from, entry.unfinished) {
+        (Some(from), _) => from.clone(),
+        (None, true) => format!("{} (not all of it)", entry.key.split('.').next().unwrap_or_default()),
+        (None, false) => format!("sha256:{}", entry.key),
+    };
+    shortened(&text)
+}
+
+fn fetched_json(entry: &Fetched) -> Value {
+    json!({
+        "key": entry.key,
+        "type": fetched_name(entry),
+        "bytes": entry.bytes,
+        "files": 1,
+        "created": entry.created,
+        "used": entry.used,
+        "from": entry.from,
+        "unfinished": entry.unfinished,
+    })
+}
+
+fn shortened(text: &str) -> String {
+    let shown: String =
+        text.chars().take(WHAT_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let more = if text.chars().count() > WHAT_CHARACTERS { "…" } else { "" };
+    format!("{shown}{more}")
 }
 
 fn row([kind, size, files, made, used]: [String; 5], what: &str) -> String {
@@ -133,10 +224,7 @@ fn what(entry: &Listed, about: &About) -> String {
     let line = if made.line.is_empty() { String::new() } else { format!(": {}", made.line.trim()) };
     let gone = if entry.reachable { "" } else { " (what it stands on is gone)" };
     let text = format!("{}{stage} {section}{line}", made.definition);
-    let shown: String =
-        text.chars().take(WHAT_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let more = if text.chars().count() > WHAT_CHARACTERS { "…" } else { "" };
-    format!("{shown}{more}{gone}")
+    format!("{}{gone}", shortened(&text))
 }
 
 fn entry_json(entry: &Listed) -> Value {
@@ -158,27 +246,49 @@ fn entry_json(entry: &Listed) -> Value {
     })
 }
 
-fn clean(cache: &Cache, args: &CleanArgs, global: &Global) -> Result<i32> {
-    let filter = Filter { unused_days: args.days.filter(|days| *days > 0), kinds: kinds(&args.types) };
-    let would: Vec<Listed> = cache.clean(&filter, true)?.into_iter().map(|cleaned| cleaned.entry).collect();
+fn clean(caches: &Caches, args: &CleanArgs, global: &Global) -> Result<i32> {
+    let types = Types::of(&args.types);
+    let unused_days = args.days.filter(|days| *days > 0);
+    let filter = Filter { unused_days, kinds: types.builds.clone() };
+    let builds = |dry: bool| match &caches.builds {
+        Some(cache) => cache.clean(&filter, dry),
+        None => Ok(Vec::new()),
+    };
+    let now = seconds_now();
+    let mut fetched = types.fetched(caches)?;
+    fetched.retain(|entry| unused_days.is_none_or(|days| entry.is_unused_for(days, now)));
+    let would = Found { builds: builds(true)?.into_iter().map(|cleaned| cleaned.entry).collect(), fetched };
     if args.dry_run {
-        let args = ListArgs { types: Vec::new(), json: false };
-        let text = list(&would, &args, &cache.place().to_string_lossy());
+        let text = list(&would, false, &caches.place);
         return printed(io::stdout().write_all(format!("would be removed:\n{text}").as_bytes()));
     }
-    if !would.is_empty() && !args.force && !ask(&would, cache)? {
+    if would.count() > 0 && !args.force && !ask(&would, &caches.place)? {
         note(global, "nothing was removed");
         return Ok(0);
     }
-    report(&cache.clean(&filter, false)?, cache, global)
+    let mut outcomes = Outcomes::default();
+    for Cleaned { entry, outcome } in builds(false)? {
+        let bytes = entry.about.as_ref().map_or(0, |about| about.bytes);
+        let named = || entry.about.as_ref().map_or_else(|| "an entry".into(), |about| what(&entry, about));
+        outcomes.add(outcome, bytes, &named, global);
+    }
+    for entry in &would.fetched {
+        let removed = caches.fetched.as_ref().map_or(Ok(true), |store| store.remove(entry));
+        let outcome = match removed {
+            Ok(true) => Outcome::Removed,
+            Ok(false) => Outcome::InUse,
+            Err(error) => Outcome::Failed(error),
+        };
+        outcomes.add(outcome, entry.bytes, &|| fetched_what(entry), global);
+    }
+    outcomes.report(&caches.place, global)
 }
 
 /// Asks whether these are to go.
-fn ask(entries: &[Listed], cache: &Cache) -> Result<bool> {
-    let bytes = entries.iter().filter_map(|entry| Some(entry.about.as_ref()?.bytes)).sum();
-    let tried = || format!("cannot ask whether to remove {}", count(entries.len()));
+fn ask(found: &Found, place: &str) -> Result<bool> {
+    let tried = || format!("cannot ask whether to remove {}", count(found.count()));
     let question =
-        format!("Remove {}, {}, from {:?}? [y/N] ", count(entries.len()), amount(bytes), cache.place());
+        format!("Remove {}, {}, from {place:?}? [y/N] ", count(found.count()), amount(found.bytes()));
     io::stderr().write_all(question.as_bytes()).tried(tried)?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).tried(tried)?;
@@ -195,29 +305,40 @@ fn ask(entries: &[Listed], cache: &Cache) -> Result<bool> {
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-fn report(cleaned: &[Cleaned], cache: &Cache, global: &Global) -> Result<i32> {
-    let (mut removed, mut bytes, mut used) = (0, 0, 0);
-    let mut failed = None;
-    for Cleaned { entry, outcome } in cleaned {
+/// What became of what was to go.
+#[derive(Default)]
+struct Outcomes {
+    removed: usize,
+    bytes: u64,
+    used: usize,
+    failed: bool,
+}
+
+impl Outcomes {
+    fn add(&mut self, outcome: Outcome, bytes: u64, what: &dyn Fn() -> String, global: &Global) {
         match outcome {
             Outcome::Removed => {
-                removed += 1;
-                bytes += entry.about.as_ref().map_or(0, |about| about.bytes);
+                self.removed += 1;
+                self.bytes += bytes;
             }
-            Outcome::InUse => used += 1,
+            Outcome::InUse => self.used += 1,
             Outcome::Failed(error) => {
-                let what = entry.about.as_ref().map_or_else(|| "an entry".into(), |about| what(entry, about));
-                warn(global, &format!("cannot remove all of {what}: {error}"));
-                failed = Some(Error::host(format!("cannot remove all of the cache in {:?}", cache.place())));
+                warn(global, &format!("cannot remove all of {}: {error}", what()));
+                self.failed = true;
             }
         }
     }
-    if let Some(error) = failed {
-        return Err(error.hint("what is left there can be removed by its owner, or by root: rm -r"));
+
+    fn report(&self, place: &str, global: &Global) -> Result<i32> {
+        if self.failed {
+            return Err(Error::host(format!("cannot remove all of the cache in {place:?}"))
+                .hint("what is left there can be removed by its owner, or by root: rm -r"));
+        }
+        let stays =
+            if self.used > 0 { format!("; {} in use stayed", count(self.used)) } else { String::new() };
+        note(global, &format!("removed {}, {}{stays}", count(self.removed), amount(self.bytes)));
+        Ok(0)
     }
-    let stays = if used > 0 { format!("; {} in use stayed", count(used)) } else { String::new() };
-    note(global, &format!("removed {}, {}{stays}", count(removed), amount(bytes)));
-    Ok(0)
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::cli::Global;
+use crate::cli::fetch::PlatformFlags;
 use crate::cli::run::RunArgs;
+use crate::commands::obtain::fetch::Wanted;
 use crate::commands::{amount, json_text, note, obtain, printed, warn};
 use crate::config::{self, Config};
 use crate::emulate;
@@ -25,7 +27,9 @@ pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>
     let started = Instant::now();
     let host = Host::probe();
     let config = Config::load(&config::files(|name| host.variable(name)))?;
-    let image = obtain::image(&args.words.image)?;
+    let platform = PlatformFlags::default();
+    let wanted = Wanted { flags: &args.fetch, platform: &platform, disable_cache: args.disable_cache };
+    let image = obtain::image(&args.words.image, &wanted, global)?;
     let named = |error| image.named(error);
     let opened = started.elapsed();
     let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());

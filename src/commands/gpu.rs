@@ -26,7 +26,7 @@ pub fn run(args: &GpuArgs, global: &Global) -> Result<i32> {
     let host = Host::probe();
     let Some(image) = &args.image else { return show_host(args, &host) };
     let config = Config::load(&config::files(|name| host.variable(name)))?;
-    let image = obtain::image(image)?;
+    let image = obtain::plain(image, global)?;
     let given = &args.gpu;
     let any = given.nv || given.rocm || given.intel || given.intel_hpu || given.nvccli;
     let any = any || !given.device.is_empty() || !given.containlibs.is_empty();

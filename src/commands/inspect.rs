@@ -10,16 +10,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::cli::Global;
 use crate::cli::inspect::{InspectArgs, RunHelpArgs};
 use crate::commands::{obtain, printed};
 use crate::error::{Error, Result};
+use crate::image;
 use crate::image::metadata::{self, App, Attributes, Texts};
 use crate::image::sif;
 use crate::image::source::Source;
 
 /// Runs `skiff inspect`.
-pub fn run(args: &InspectArgs) -> Result<i32> {
-    let all = read(&args.image)?;
+pub fn run(args: &InspectArgs, global: &Global) -> Result<i32> {
+    let all = read(&obtain::path(&args.image, global)?)?;
     if let Some(app) = &args.app {
         app_of(&all, app, &args.image)?;
     }
@@ -33,8 +35,8 @@ pub fn run(args: &InspectArgs) -> Result<i32> {
 }
 
 /// Runs `skiff run-help`.
-pub fn run_help(args: &RunHelpArgs) -> Result<i32> {
-    let all = read(&args.image)?;
+pub fn run_help(args: &RunHelpArgs, global: &Global) -> Result<i32> {
+    let all = read(&obtain::path(&args.image, global)?)?;
     let help = match &args.app {
         Some(app) => &app_of(&all, app, &args.image)?.helpfile,
         None => &all.helpfile,
@@ -54,7 +56,7 @@ fn read(path: &Path) -> Result<Attributes> {
     {
         return Ok(attributes);
     }
-    let image = obtain::image(path)?;
+    let image = image::open(path)?;
     metadata::read(&image).map_err(|error| image.named(error))
 }
 

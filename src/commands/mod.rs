@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! argv -> cli::called -> cli::Cli
-//!     -> exec | run | shell | test | inspect | build | cache | sif | sbom | mpi | gpu | broadcast | doctor
+//!     -> exec | run | shell | test | inspect | pull | registry | build | cache | sif | sbom | mpi | gpu | broadcast | doctor
 //!        | completions | docs -> exit status
 //! ```
 //!
@@ -19,6 +19,8 @@ pub mod gpu;
 pub mod inspect;
 pub mod mpi;
 pub mod obtain;
+pub mod pull;
+pub mod registry;
 pub mod sbom;
 pub mod sif;
 
@@ -85,13 +87,15 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::Run(args) => exec::run(args, global, Action::Run, None),
         Verb::Shell(args) => exec::run(&args.run, global, Action::Shell, args.shell.as_deref()),
         Verb::Test(args) => exec::run(args, global, Action::Test, None),
-        Verb::RunHelp(args) => inspect::run_help(args),
-        Verb::Inspect(args) => inspect::run(&args.0),
+        Verb::RunHelp(args) => inspect::run_help(args, global),
+        Verb::Inspect(args) => inspect::run(&args.0, global),
+        Verb::Pull(args) => pull::run(args, global),
+        Verb::Registry(args) => registry::run(args, global),
         Verb::Build(args) => build::run(args, global),
         Verb::Cache(args) => cache::run(args, global),
         Verb::Sif(args) => sif::run(args),
         Verb::Sbom(args) => sbom::run(args, global),
-        Verb::Mpi(args) => mpi::run(args),
+        Verb::Mpi(args) => mpi::run(args, global),
         Verb::Gpu(args) => gpu::run(args, global),
         Verb::Broadcast(args) => broadcast::run(args, global),
         Verb::Doctor(args) => doctor::run(args, global),

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use serde_json::json;
 
+use crate::cli::Global;
 use crate::cli::mpi::MpiArgs;
 use crate::cli::run::ContainerFlags;
 use crate::commands::{json_text, obtain, printed};
@@ -20,10 +21,10 @@ use crate::plan::mpi::{self, Asked, Report};
 const REFUSED: i32 = 1;
 
 /// Runs `skiff mpi`.
-pub fn run(args: &MpiArgs) -> Result<i32> {
+pub fn run(args: &MpiArgs, global: &Global) -> Result<i32> {
     let host = Host::probe();
     let config = Config::load(&config::files(|name| host.variable(name)))?;
-    let image = obtain::image(&args.image)?;
+    let image = obtain::plain(&args.image, global)?;
     let flags = ContainerFlags { mpi: args.mpi.clone(), ..ContainerFlags::default() };
     let asked = mpi::asked(&flags, &host).unwrap_or((Asked::Any, Because::Flag("--mpi".to_owned())));
     let report = mpi::examine(&asked, args.program.as_deref(), &host, &config, &image.tree()?)

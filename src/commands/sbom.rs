@@ -13,7 +13,7 @@ use crate::image::source::Source;
 
 /// Runs `skiff sbom`.
 pub fn run(args: &SbomArgs, global: &Global) -> Result<i32> {
-    let image = obtain::image(&args.image)?;
+    let image = obtain::plain(&args.image, global)?;
     if let Some(sif) = image.sif.as_ref().filter(|_| !args.fresh) {
         let whole = Source::whole(image.file.clone()).tried(|| format!("cannot read {:?}", image.path))?;
         if let Some(bytes) = sbom::of_sif(sif, &whole)? {

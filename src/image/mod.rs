@@ -26,6 +26,7 @@ pub mod piece;
 pub mod sif;
 pub mod source;
 pub mod squashfs;
+pub mod standard;
 pub mod tar;
 pub mod tree;
 pub mod unpack;

@@ -7,11 +7,37 @@
 //!
 //! Each part is a blob, found by its digest (OCI image specification 1.1, "Content Descriptors").
 
+pub mod archive;
+pub mod config;
+pub mod credentials;
+pub mod daemon;
 mod digest;
+pub mod documents;
+pub mod fetch;
+pub mod http;
+pub mod layers;
+pub mod layout;
+pub mod library;
+pub mod local;
+pub mod manifest;
+pub mod mirrors;
+pub mod platform;
+pub mod reference;
+pub mod registry;
+pub mod semantics;
+mod store;
+pub mod token;
+pub mod transfer;
+pub mod web;
 
 pub use digest::Digest;
+pub use platform::Platform;
 
 use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+use crate::error::{Context, Error, Result};
 
 /// One part of an image: bytes that were checked against their digest when they were stored.
 #[derive(Debug)]
@@ -22,8 +48,59 @@ pub struct Blob {
     pub media_type: String,
     /// Length in bytes.
     pub size: u64,
-    /// Its bytes, from offset 0.
+    /// Where its bytes are.
     pub file: File,
+    /// Where they begin in the file: not 0 in an archive.
+    pub offset: u64,
+}
+
+impl Blob {
+    /// Reads some of its bytes; gives how many there were.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let room = self.size.saturating_sub(at).min(buffer.len() as u64) as usize;
+        let Some(buffer) = buffer.get_mut(..room) else { return Ok(0) };
+        self.file.read_at(buffer, self.offset.saturating_add(at))
+    }
+
+    /// Reads it from its beginning, whatever others do with the file.
+    pub fn reader(&self) -> impl Read {
+        BlobReader { blob: self, at: 0 }
+    }
+
+    /// All of it, for manifests and configurations.
+    ///
+    /// # Errors
+    /// It is longer than `limit`, or cannot be read.
+    pub fn read_all(&self, limit: u64) -> Result<Vec<u8>> {
+        if self.size > limit {
+            return Err(Error::image(format!(
+                "blob {} has {} bytes, more than the {limit} that what it is may have",
+                self.digest.short(),
+                self.size
+            )));
+        }
+        let mut bytes = Vec::new();
+        self.reader()
+            .read_to_end(&mut bytes)
+            .tried(|| format!("cannot read blob {}", self.digest.short()))?;
+        Ok(bytes)
+    }
+}
+
+struct BlobReader<'a> {
+    blob: &'a Blob,
+    at: u64,
+}
+
+impl Read for BlobReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.blob.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
 }
 
 /// An image for one platform, all of it on this machine.
@@ -35,4 +112,43 @@ pub struct OciImage {
     pub config: Blob,
     /// File system changes, the oldest first.
     pub layers: Vec<Blob>,
+}
+
+/// A file that an image has beside those of its layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addition {
+    /// Its path, without a slash before it.
+    pub path: Box<[u8]>,
+    /// What it is.
+    pub what: Added,
+    /// It takes the place of what the layers have there, unless that is a directory.
+    pub replaces: bool,
+    /// Its time, in seconds since 1970.
+    pub time: i64,
+}
+
+/// What an [`Addition`] is, with its permissions. Root owns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Added {
+    /// A directory.
+    Directory(u32),
+    /// A symbolic link.
+    Link(String),
+    /// A file.
+    File(u32, Vec<u8>),
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use sha2::Digest as _;
+    use std::io::Write;
+
+    /// A blob in a file of its own.
+    pub fn blob(bytes: &[u8]) -> Blob {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        let digest = Digest::from_sum(sha2::Sha256::digest(bytes).into());
+        Blob { digest, media_type: String::new(), size: bytes.len() as u64, file, offset: 0 }
+    }
 }

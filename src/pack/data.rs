@@ -115,6 +115,15 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
+    /// Goes back to an earlier end: what was written since is given up.
+    ///
+    /// # Errors
+    /// As [`Output::append`].
+    fn go_back(&mut self, position: u64) -> Result<(), Error> {
+        self.position = position;
+        self.file.set_len(self.offset + position).map_err(cannot_write)
+    }
+
     /// Copies the runs to the end, by the kernel where it can and nobody wants to see the bytes.
     ///
     /// # Errors
@@ -216,6 +225,14 @@ pub fn write_jobs(pipeline: &Pipeline<'_>, output: &mut Output<'_>) -> Result<Wr
                 written.sizes.extend_from_slice(sizes);
             }
             Target::Fragment => written.fragments.extend(sizes.iter().map(|&size| (start, size))),
+            // Nothing else has been written since it began.
+            Target::GiveUp => {
+                extent = NONE;
+                if let Some(Extent { start, first, .. }) = written.extents.pop() {
+                    written.sizes.truncate(first);
+                    output.go_back(start)?;
+                }
+            }
         }
         output.append(done.chunk.packed.get(..done.packed_bytes).unwrap_or_default())?;
         pipeline.progress.bytes_written.fetch_add(done.packed_bytes as u64, Ordering::Relaxed);

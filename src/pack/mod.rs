@@ -3,6 +3,7 @@
 //! ```text
 //! walk         walks directories, layers, the base of layers; says what is to be read
 //!                marks (what layers say in attributes), base (an image as it is walked), units (buffers' worths)
+//! stream       in place of the walk: takes contents as they come, and the tree after them
 //! read         reads, hashes, finds zeros and holes              several threads
 //! sequence     duplicates, fragments, order                      one thread; all decisions
 //! data         compresses; appends to the output                 all cores; one thread
@@ -29,6 +30,7 @@ mod queue;
 mod read;
 mod sequence;
 mod sides;
+mod stream;
 mod tables;
 mod tree;
 mod units;
@@ -37,8 +39,14 @@ mod xattr;
 
 pub use compress::{Compression, CompressionKind};
 pub use layers::{Layers, pack_layers};
+pub use marks::{device_number, is_mark};
+pub use pipeline::Halt;
+pub use stream::{Content, Feed, Streamed, pack_stream};
+pub use tree::{NodeKind, Status, Tree};
+pub use xattr::{XattrSet, is_kept};
 
 use crate::error::{Error, Kind, Result};
+use crate::image::squashfs::Squashfs;
 use carry::Copying;
 use compress::Compressor;
 use data::{Output, Written};
@@ -57,7 +65,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tree::Tree;
 use walk::{Roots, Walked};
 
 /// How to pack.
@@ -154,7 +161,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, path: impl FnOnce() -> PathBuf) {
+    /// Once more, at a path that is asked for the first time alone.
+    pub fn count(&mut self, path: impl FnOnce() -> PathBuf) {
         self.count += 1;
         if self.first.is_none() {
             self.first = Some(path());
@@ -244,11 +252,36 @@ fn pack(
     options: &PackOptions,
     watch: (&Progress, &AtomicBool),
 ) -> Result<PackSummary> {
+    let find = |pipeline: &Pipeline<'_>| walk::walk(roots, pipeline, options);
+    run(Source { find, base: roots.base, marked: roots.marked }, output, offset, options, watch)
+}
+
+/// Where files come from.
+struct Source<'a, F> {
+    /// Finds them, and hands out the units in order.
+    find: F,
+    /// The image that some of them are in.
+    base: Option<&'a Squashfs>,
+    /// Attributes that are marks count as such.
+    marked: bool,
+}
+
+/// Packs what `source` finds.
+fn run<'a, F>(
+    source: Source<'a, F>,
+    output: &File,
+    offset: u64,
+    options: &PackOptions,
+    watch: (&Progress, &AtomicBool),
+) -> Result<PackSummary>
+where
+    F: FnOnce(&Pipeline<'_>) -> Result<Walked<'a>, Halt> + Send,
+{
     options.ensure_sensible()?;
     let metadata = output
         .metadata()
         .map_err(|error| Error::new(Kind::Io, "cannot examine the output file").because(error))?;
-    let pipeline = Pipeline::new(options, watch, (metadata.dev(), metadata.ino()), roots.base);
+    let pipeline = Pipeline::new(options, watch, (metadata.dev(), metadata.ino()), source.base);
     let mut position = SUPERBLOCK_BYTES as u64;
     let mut compressor_options = Vec::new();
     if let Some(bytes) = options.compression.options()? {
@@ -259,28 +292,31 @@ fn pack(
     output.append(&compressor_options)?;
     position = output.position;
     debug_assert!(position < 200);
-    let packed = run_pipeline(roots, pipeline, options, &mut output)?;
+    let packed = run_pipeline(source, pipeline, options, &mut output)?;
     finish(packed, output, options, watch)
 }
 
 /// Starts all threads, waits for them, gives what they made or the first failure.
-fn run_pipeline<'a>(
-    roots: Roots<'a>,
+fn run_pipeline<'a, F>(
+    source: Source<'a, F>,
     pipeline: Pipeline<'_>,
     options: &PackOptions,
     output: &mut Output<'_>,
-) -> Result<Packed<'a>> {
+) -> Result<Packed<'a>>
+where
+    F: FnOnce(&Pipeline<'_>) -> Result<Walked<'a>, Halt> + Send,
+{
+    let Source { find, marked, .. } = source;
     let read_options = read::ReadOptions {
         block_bytes: options.block_bytes as usize,
         seed: RandomState::new().hash_one(0),
-        marked: roots.marked,
+        marked,
     };
     let shared = &pipeline;
     let (walked, contents, written) = thread::scope(|scope| {
         let spawned = |error| shared.fail(no_thread(error));
-        let walk = thread::Builder::new()
-            .name("walk".into())
-            .spawn_scoped(scope, || shared.run(|| walk::walk(roots, shared, options)));
+        let walk =
+            thread::Builder::new().name("walk".into()).spawn_scoped(scope, || shared.run(|| find(shared)));
         let writer = thread::Builder::new()
             .name("write".into())
             .spawn_scoped(scope, || shared.run(|| data::write_jobs(shared, output)));
@@ -327,7 +363,10 @@ fn finish(
     watch: (&Progress, &AtomicBool),
 ) -> Result<PackSummary> {
     let Packed { walked, mut contents, mut written } = packed;
-    let Walked { mut tree, mut warnings, carry } = walked;
+    let Walked { mut tree, mut warnings, carry, arranged } = walked;
+    if let Some(arranged) = &arranged {
+        contents.arrange(arranged);
+    }
     for &(node, owner) in contents.owners.iter().filter(|_| options.one_owner.is_none()) {
         if let Some(node) = tree.nodes.get_mut(node as usize) {
             (node.status.uid, node.status.gid) = owner;

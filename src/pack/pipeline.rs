@@ -91,6 +91,8 @@ pub enum Target {
     Extent(u32),
     /// The next fragment.
     Fragment,
+    /// None: what the last extent has is stored already for another file, and is given up.
+    GiveUp,
 }
 
 /// Blocks ready to be written.

@@ -101,6 +101,8 @@ pub enum Opened {
     File(File),
     /// Of the base image.
     Base(Arc<Inode>),
+    /// In the buffer already.
+    Here,
 }
 
 /// Reads units until there are no more.
@@ -136,6 +138,7 @@ fn open(entry: &FileEntry, pipeline: &Pipeline<'_>) -> Result<Opened, Halt> {
                 .map_err(|errno| cannot("open", &entry.path(), errno))
         }
         Origin::Base(reference) => Ok(Opened::Base(pipeline.base()?.inode(*reference)?)),
+        Origin::Stream => Ok(Opened::Here),
     }
 }
 
@@ -256,6 +259,7 @@ pub fn read_at(
             count if count == buffer.len() => Ok(()),
             _ => Err(shrunk(&entry.path(), entry.size)),
         },
+        Opened::Here => Ok(()),
     }
 }
 

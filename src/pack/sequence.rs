@@ -13,7 +13,8 @@
 //! Duplicates are found by length and a 128-bit XXH3 with a seed drawn for each run. Two different files
 //! pass for one with a chance of about 2^-90 in a tree of 100 million files, and nobody can prepare such a
 //! pair, as the seed is not known beforehand. A large file is compared before any of it is stored: if an
-//! earlier one of the same length begins with the same part, it is read once more for its hash.
+//! earlier one of the same length begins with the same part, it is read once more for its hash. One that came
+//! from a stream cannot be read again: its blocks are written, and given up if its last part shows that it is equal.
 
 use super::format::NONE;
 use super::marks::Owner;
@@ -64,6 +65,14 @@ pub struct Contents {
 }
 
 impl Contents {
+    /// Contents of a stream were kept by the order in which they came: gives them to the nodes that have them.
+    pub fn arrange(&mut self, contents: &[(u32, u32)]) {
+        let stored = std::mem::take(&mut self.places);
+        for &(node, content) in contents {
+            self.set_place(node, stored.get(content as usize).copied().unwrap_or(Place::EMPTY));
+        }
+    }
+
     /// Keeps where a file's content is.
     pub fn set_place(&mut self, node: u32, place: Place) {
         let index = node as usize;
@@ -105,6 +114,14 @@ struct Current {
     /// Of the hashes of its parts.
     hash: Xxh3,
     duplicate: bool,
+    /// It may prove to be one at its end.
+    may_be_duplicate: bool,
+}
+
+impl Current {
+    fn new(place: Place, duplicate: bool, seed: u64) -> Self {
+        Self { place, hash: Xxh3::with_seed(seed), duplicate, may_be_duplicate: false }
+    }
 }
 
 /// Takes what was read, gives out jobs.
@@ -192,30 +209,17 @@ impl Sequencer<'_> {
         };
         let size = part.file.entry.size;
         let (node, bytes) = (part.file.entry.node, part.bytes);
-        if current.duplicate {
-            self.pipeline.recycle(chunk)?;
-        } else {
+        let mut chunk = Some(chunk);
+        if !current.duplicate {
             current.hash.update(&part.hash.to_le_bytes());
-            let whole = bytes / self.block_bytes;
-            let tail = bytes % self.block_bytes;
-            // A tail of zeros is a short hole.
-            let hole = tail > 0 && part.zeros >> whole & 1 == 1;
-            if tail > 0 && !hole {
-                let data = chunk.raw.get(bytes - tail..bytes).unwrap_or_default();
-                let (fragment, offset) = if self.fragment_fill + tail <= self.block_bytes {
-                    let place = self.add_to_fragment(data)?;
-                    self.give_blocks(&mut current, chunk, bytes - tail, part.zeros)?;
-                    place
-                } else {
-                    // The full fragment must not come between the extent's blocks: the last ones go first.
-                    let data = data.to_vec();
-                    self.give_blocks(&mut current, chunk, bytes - tail, part.zeros)?;
-                    self.add_to_fragment(&data)?
-                };
-                (current.place.fragment, current.place.fragment_offset) = (fragment, offset);
-            } else {
-                self.give_blocks(&mut current, chunk, bytes, part.zeros)?;
+            if current.may_be_duplicate && part.facts.is_some() {
+                chunk = self.give_up(&mut current, size, chunk.take().ok_or(Halt::Elsewhere)?)?;
             }
+        }
+        match chunk {
+            Some(chunk) if current.duplicate => self.pipeline.recycle(chunk)?,
+            Some(chunk) => self.store(&mut current, bytes, part.zeros, chunk)?,
+            None => {}
         }
         let Some(facts) = part.facts else {
             self.current = Some(current);
@@ -228,23 +232,66 @@ impl Sequencer<'_> {
         Ok(())
     }
 
+    /// Stores the next part of a large file: `bytes` of a chunk.
+    fn store(&mut self, current: &mut Current, bytes: usize, zeros: u32, chunk: Chunk) -> Result<(), Halt> {
+        let tail = bytes % self.block_bytes;
+        // A tail of zeros is a short hole.
+        let hole = tail > 0 && zeros >> (bytes / self.block_bytes) & 1 == 1;
+        if tail == 0 || hole {
+            return self.give_blocks(current, chunk, bytes, zeros);
+        }
+        let data = chunk.raw.get(bytes - tail..bytes).unwrap_or_default();
+        (current.place.fragment, current.place.fragment_offset) =
+            if self.fragment_fill + tail <= self.block_bytes {
+                let place = self.add_to_fragment(data)?;
+                self.give_blocks(current, chunk, bytes - tail, zeros)?;
+                place
+            } else {
+                // The full fragment must not come between the extent's blocks: the last ones go first.
+                let data = data.to_vec();
+                self.give_blocks(current, chunk, bytes - tail, zeros)?;
+                self.add_to_fragment(&data)?
+            };
+        Ok(())
+    }
+
     /// The first part of a large file: is there one like it?
     fn begin(&mut self, part: &Part) -> Result<Current, Halt> {
         let size = part.file.entry.size;
         if part.is_twin {
             self.contents.twins.push(part.file.entry.node);
-            let hash = Xxh3::with_seed(self.seed);
-            return Ok(Current { place: Place::EMPTY, hash, duplicate: true });
+            return Ok(Current::new(Place::EMPTY, true, self.seed));
         }
+        let mut current = Current::new(Place::EMPTY, false, self.seed);
         if !self.heads.insert((size, part.hash)) {
+            if !part.file.entry.is_lasting() {
+                current.may_be_duplicate = true;
+                return Ok(current);
+            }
             let hash = self.hash_all(&part.file, part)?;
             if let Some(&place) = self.large.get(&(size, hash)) {
                 part.file.skip.store(true, Ordering::Relaxed);
                 self.contents.duplicates += 1;
-                return Ok(Current { place, hash: Xxh3::with_seed(self.seed), duplicate: true });
+                return Ok(Current::new(place, true, self.seed));
             }
         }
-        Ok(Current { place: Place::EMPTY, hash: Xxh3::with_seed(self.seed), duplicate: false })
+        Ok(current)
+    }
+
+    /// The last part of a large file from a stream: if an earlier one is equal, its place is this one's, and
+    /// what has been stored of this one is given up.
+    fn give_up(&mut self, current: &mut Current, size: u64, chunk: Chunk) -> Result<Option<Chunk>, Halt> {
+        let Some(&place) = self.large.get(&(size, current.hash.digest128())) else { return Ok(Some(chunk)) };
+        self.contents.duplicates += 1;
+        if current.place.extent == NONE {
+            self.pipeline.recycle(chunk)?;
+        } else {
+            self.give(chunk, 0, 0, Target::GiveUp)?;
+            // Extents are counted as the writer keeps them.
+            self.extents -= 1;
+        }
+        (current.place, current.duplicate) = (place, true);
+        Ok(None)
     }
 
     fn hash_all(&mut self, file: &LargeFile, first: &Part) -> Result<u128, Halt> {

@@ -1,5 +1,6 @@
 //! A tree as it is to be in the image: every file with its attributes, before and after its content is stored.
 
+use super::PackOptions;
 use super::xattr::XattrSet;
 use crate::error::{Error, Kind, Result};
 use std::ffi::OsStr;
@@ -40,6 +41,16 @@ pub struct Status {
     pub gid: u32,
     /// Seconds since 1970, within what an image can say.
     pub mtime: u32,
+}
+
+impl Status {
+    /// What an image can say of a file within the options; and whether its time, in seconds since 1970, is another.
+    pub fn within(options: &PackOptions, mode: u32, owner: (u32, u32), mtime: i64) -> (Self, bool) {
+        let mtime = mtime.min(options.time.unwrap_or(i64::MAX));
+        let clamped = mtime.clamp(0, i64::from(u32::MAX));
+        let (uid, gid) = options.one_owner.unwrap_or(owner);
+        (Self { mode: mode as u16, uid, gid, mtime: clamped as u32 }, clamped != mtime)
+    }
 }
 
 /// What a node is, with what only its kind has.

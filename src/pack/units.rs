@@ -58,6 +58,8 @@ pub enum Origin {
     },
     /// In the base image.
     Base(InodeRef),
+    /// In the unit's buffer already: it came from a stream.
+    Stream,
 }
 
 /// What a regular file of a directory was like when it was listed.
@@ -77,6 +79,7 @@ impl FileEntry {
         match &self.origin {
             Origin::Dir { dir, name, .. } => dir.path_of(name),
             Origin::Base(reference) => format!("inode {:#x} of the base", reference.0).into(),
+            Origin::Stream => format!("content {} of a stream", self.node).into(),
         }
     }
 
@@ -84,15 +87,20 @@ impl FileEntry {
     pub fn facts(&self) -> Option<&Facts> {
         match &self.origin {
             Origin::Dir { facts, .. } => Some(facts),
-            Origin::Base(_) => None,
+            Origin::Base(_) | Origin::Stream => None,
         }
     }
 
     fn dir(&self) -> Option<&Arc<Dir>> {
         match &self.origin {
             Origin::Dir { dir, .. } => Some(dir),
-            Origin::Base(_) => None,
+            Origin::Base(_) | Origin::Stream => None,
         }
+    }
+
+    /// Its content can be read again.
+    pub fn is_lasting(&self) -> bool {
+        !matches!(self.origin, Origin::Stream)
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Walked<'a> {
     pub warnings: Warnings,
     /// What the base has that is not read but copied.
     pub carry: Option<Carry<'a>>,
+    /// Of a stream: the nodes that have content, and the number of each's.
+    pub arranged: Option<Vec<(u32, u32)>>,
 }
 
 /// Walks the trees and hands out the units in order.
@@ -131,7 +133,7 @@ pub fn walk<'a>(
     }
     walk.units.finish()?;
     pipeline.progress.walk_done.store(true, Ordering::Relaxed);
-    Ok(Walked { tree: walk.tree, warnings: walk.warnings, carry })
+    Ok(Walked { tree: walk.tree, warnings: walk.warnings, carry, arranged: None })
 }
 
 impl Walk<'_, '_> {
@@ -485,13 +487,12 @@ impl Walk<'_, '_> {
     }
 
     fn status(&mut self, stat: &Stat, name: &[u8], owner: Option<Owner>) -> Status {
-        let mtime = stat.st_mtime.min(self.options.time.unwrap_or(i64::MAX));
-        let clamped = mtime.clamp(0, i64::from(u32::MAX));
-        if clamped != mtime {
+        let owner = self.options.one_owner.or(owner).unwrap_or((stat.st_uid, stat.st_gid));
+        let (status, clamped) = Status::within(self.options, stat.st_mode & 0o7777, owner, stat.st_mtime);
+        if clamped {
             self.warnings.clamped_times.count(|| PathBuf::from(OsStr::from_bytes(name)));
         }
-        let (uid, gid) = self.options.one_owner.or(owner).unwrap_or((stat.st_uid, stat.st_gid));
-        Status { mode: (stat.st_mode & 0o7777) as u16, uid, gid, mtime: clamped as u32 }
+        status
     }
 
     fn status_of(&self, stored: &Stored) -> Status {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitPidFlag;
 
@@ -204,6 +205,22 @@ pub enum Ended {
 pub fn exit(status: i32) -> ! {
     // SAFETY: _exit has no requirements.
     unsafe { libc::_exit(status) }
+}
+
+/// How long a thread that has done its work may take to end.
+const THREAD_ENDS: Duration = Duration::from_secs(2);
+
+/// Waits until this thread is the only one, for who forks next: the threads of a scope have done their work when the
+/// scope ends, and the kernel takes them away a moment later. False when one goes on.
+pub fn wait_until_alone() -> bool {
+    let limit = Instant::now() + THREAD_ENDS;
+    while thread_count() > 1 {
+        if Instant::now() > limit {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
 }
 
 fn thread_count() -> usize {

@@ -170,7 +170,7 @@ fn nothing_is_replaced_without_force_nor_packed_into_itself() {
     let error = place.run(["build", "a.sif", "missing"]).fails(255);
     assert_eq!(
         error,
-        "skiff: cannot build from \"missing\": no such file or directory\nhint: skiff builds from definitions (text with a line 'Bootstrap: AGENT'), directories and images\n"
+        "skiff: cannot build from \"missing\": no such file or directory\nhint: skiff builds from definitions (text with a line 'Bootstrap: AGENT'), directories and images, also oci:DIR, oci-archive:FILE and docker-archive:FILE\n"
     );
     let error = place.run(["build", "none/a.sif", "tree"]).fails(255);
     assert_eq!(error, "skiff: cannot use directory \"none\": no such file or directory\n");

@@ -146,17 +146,18 @@ fn what_is_not_there_is_answered_and_never_passed_over() {
     let place = Place::new("dropin-answers");
     links(&place);
     for command in [
-        "apptainer pull a.sif docker://debian",
+        "apptainer push a.sif oras://127.0.0.1:1/a",
+        "apptainer pull a.sif shub://a/b",
         "singularity instance start a.sif db",
         "apptainer key newpair",
         "skiff sign a.sif",
         "apptainer sif add a.sif b",
         "apptainer -c conf exec a.sif true",
         "apptainer --config=conf exec a.sif true",
-        "apptainer help pull",
-        "apptainer exec docker://debian true",
+        "apptainer help push",
+        "apptainer exec docker://127.0.0.1:1/debian true",
         "apptainer exec instance://db true",
-        "apptainer build a.sif docker-archive://a.tar",
+        "apptainer build a.sif ipfs://a",
     ] {
         let said = run(&place, command);
         assert_eq!(said.stdout, "", "{command}");

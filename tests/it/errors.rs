@@ -81,7 +81,7 @@ fn what_is_not_an_image_is_said() {
         ("nothing", "the file is empty", kinds),
         ("pipe", "it is neither a file nor a directory", kinds),
         ("closed", "permission denied", "must be readable for you"),
-        ("docker://debian", "images come from files and directories only", "podman export"),
+        ("nosuch://debian", "skiff knows no images of that kind", "docker://"),
     ] {
         for verb in ["exec", "inspect"] {
             let words = [verb, name, "true"];

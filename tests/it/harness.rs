@@ -96,6 +96,10 @@ pub enum Need {
     Mirror,
     /// A kernel that lets processes of one user read each other's memory.
     Peek,
+    /// A registry to be started here, and what puts images into it.
+    Registry,
+    /// The other makers of images: umoci, skopeo, buildah.
+    ImageTools,
 }
 
 impl Need {
@@ -114,6 +118,8 @@ impl Need {
             Self::Musl => "musl",
             Self::Mirror => "mirror",
             Self::Peek => "peek",
+            Self::Registry => "registry",
+            Self::ImageTools => "image-tools",
         }
     }
 
@@ -164,6 +170,10 @@ impl Need {
             Self::Musl => crate::needs::links_statically("musl-gcc"),
             Self::Mirror => crate::needs::mirror_answers(),
             Self::Peek => crate::needs::lets_peek(),
+            Self::Registry => crate::needs::has_registry(),
+            Self::ImageTools => {
+                ["umoci", "skopeo", "buildah"].into_iter().try_for_each(crate::needs::is_there)
+            }
         }
     }
 }

@@ -47,3 +47,16 @@ pub fn lets_peek() -> Result<(), String> {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_else(|_| "0".into());
     (scope.trim() == "0").then_some(()).ok_or_else(|| format!("kernel.yama.ptrace_scope is {}", scope.trim()))
 }
+
+/// Whether a registry can be started here, and filled.
+pub fn has_registry() -> Result<(), String> {
+    ["docker-registry", "skopeo", "umoci"].into_iter().try_for_each(is_there)
+}
+
+/// Whether a program answers.
+pub fn is_there(name: &str) -> Result<(), String> {
+    match Command::new(name).arg("--version").output() {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(format!("no {name} (package {name})")),
+    }
+}

@@ -204,8 +204,12 @@ fn source_xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let Ok(length) = rustix::fs::llistxattr(path, &mut list[..]) else { return BTreeMap::new() };
     let names = list[..length].split(|&b| b == 0).filter(|name| !name.is_empty());
     // SELinux labels and the like are the host's.
-    let ours =
-        names.filter(|n| n.starts_with(b"user.") || n.starts_with(b"trusted.") || n.ends_with(b".skiff"));
+    let ours = names.filter(|n| {
+        n.starts_with(b"user.")
+            || n.starts_with(b"trusted.")
+            || n.ends_with(b".skiff")
+            || *n == b"security.capability"
+    });
     ours.map(|name| {
         let mut value = vec![0u8; 65536];
         let length = rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]).unwrap();

@@ -3,6 +3,7 @@
 //! | agent | base |
 //! |---|---|
 //! | `localimage` | an image of this machine, served and not unpacked |
+//! | `docker`, `oras`, `library`, `docker-archive`, `docker-daemon`, `oci`, `oci-archive` | the same, fetched and converted before |
 //! | `scratch` | nothing |
 //! | `debootstrap`, `dnf`, `yum`, `zypper`, `arch`, `busybox` | a directory that a program of the host fills |
 //!
@@ -12,6 +13,7 @@ mod debian;
 mod localimage;
 mod pacman;
 mod programs;
+mod remote;
 mod rpm;
 
 use std::fs::File;
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::build::plan::Key;
+use crate::build::run::Fetch;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image::{self, Image, Tree};
@@ -78,6 +81,8 @@ pub struct Order<'a> {
     pub ids: &'a IdMap,
     /// This machine.
     pub host: &'a Host,
+    /// How an image that is not of this machine is got.
+    pub fetch: &'a Fetch<'a>,
 }
 
 impl Order<'_> {
@@ -95,7 +100,7 @@ impl Order<'_> {
 
 /// Whether an agent makes a base, rather than takes one that is there.
 pub fn makes(agent: &str) -> bool {
-    !matches!(agent, "localimage" | "scratch")
+    !matches!(agent, "localimage" | "scratch") && !remote::AGENTS.contains(&agent)
 }
 
 /// Makes the base of a stage.
@@ -112,9 +117,10 @@ pub fn make(order: &Order<'_>) -> Result<Base> {
         }
         "self" => Err(Error::usage("Bootstrap: self copies the host, which skiff does not do")
             .hint("pack a directory with skiff build IMAGE DIRECTORY")),
-        agent => Err(Error::usage(format!(
-            "Bootstrap: {agent} needs an image from elsewhere, and registries are not there yet"
-        ))
-        .hint("fetch the image with another tool and name its file: Bootstrap: localimage")),
+        "shub" => Err(Error::usage("Bootstrap: shub cannot be used: Singularity Hub was shut down in 2021")
+            .hint("most of its images were published elsewhere too: look for a docker:// or oras:// name")),
+        agent if remote::AGENTS.contains(&agent) => remote::open(order),
+        agent => Err(Error::usage(format!("Bootstrap: {agent} is none of skiff's agents"))
+            .hint("build the image with another tool, and name its file: Bootstrap: localimage")),
     }
 }

@@ -1,45 +1,29 @@
-//! Where the cache is.
-//!
-//! ```text
-//! SKIFF_CACHEDIR           that directory
-//! APPTAINER_CACHEDIR       skiff/ in it: the rest is Apptainer's
-//! SINGULARITY_CACHEDIR     skiff/ in it
-//! XDG_CACHE_HOME           skiff/ in it
-//! else                     .cache/skiff in the home directory
-//! ```
+//! Where the cache of this caller is: [`crate::cache::place`], asked with what the host says.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::cache::{self, Around};
+use crate::error::Result;
 use crate::host::Host;
 
 /// Finds the directory of the cache. It need not exist.
 ///
 /// # Errors
-/// When the caller has no home directory and no variable names one.
+/// As [`cache::place`].
 pub fn place(host: &Host) -> Result<PathBuf> {
-    if let Some((variable, value)) = host.setting("CACHEDIR") {
-        let path = Path::new(value);
-        let path = if variable == "SKIFF_CACHEDIR" { path.to_owned() } else { path.join("skiff") };
-        return Ok(match (&host.cwd, path.is_relative()) {
-            (Some(cwd), true) => cwd.join(path),
-            _ => path,
-        });
-    }
-    let absolute = |name| host.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    if let Some(base) = absolute("XDG_CACHE_HOME") {
-        return Ok(base.join("skiff"));
-    }
-    let home = absolute("HOME").or_else(|| host.user().home.clone());
-    home.map(|home| home.join(".cache/skiff")).ok_or_else(|| {
-        Error::host("there is no place for a cache: you have no home directory")
-            .hint("name a directory in SKIFF_CACHEDIR")
+    let home = host.variable("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    cache::place(&Around {
+        setting: host.setting("CACHEDIR"),
+        cache_home: host.variable("XDG_CACHE_HOME"),
+        home: home.or_else(|| host.user().home.clone()),
+        cwd: host.cwd.as_deref(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::OnceCell;
+    use std::path::Path;
 
     use super::*;
     use crate::host::User;

@@ -9,7 +9,7 @@
 //!                    Singularity             the definition; that of the base goes to bootstrap_history
 //! ```
 //!
-//! Names and places are those of Apptainer, whose images run here and the reverse; the scripts are our own.
+//! What is the same in all images is in [`standard`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,50 +17,8 @@ use std::path::Path;
 use super::rooted::Rooted;
 use crate::build::plan::{LabelStep, Lines, StagePlan, Step, What};
 use crate::error::{Context, Result};
+use crate::image::standard::{self, DIRECTORIES, DIRECTORY, FILE, FILES, LINKS, PROGRAM};
 use crate::plan::building::labels_file;
-
-const DIRECTORY: &str = "/.singularity.d";
-/// Mount points and homes that programs and older runtimes count on, with their permissions.
-const DIRECTORIES: &[(&str, u32)] = &[
-    ("/.singularity.d/libs", 0o755),
-    ("/.singularity.d/actions", 0o755),
-    ("/.singularity.d/env", 0o755),
-    ("/dev", 0o755),
-    ("/proc", 0o755),
-    ("/root", 0o700),
-    ("/tmp", 0o1777),
-    ("/var/tmp", 0o1777),
-    ("/etc", 0o755),
-    ("/sys", 0o755),
-    ("/home", 0o755),
-];
-const LINKS: &[(&str, &str)] = &[
-    ("/singularity", ".singularity.d/runscript"),
-    ("/.run", ".singularity.d/actions/run"),
-    ("/.exec", ".singularity.d/actions/exec"),
-    ("/.test", ".singularity.d/actions/test"),
-    ("/.shell", ".singularity.d/actions/shell"),
-    ("/environment", ".singularity.d/env/90-environment.sh"),
-];
-/// Files and their contents; with a program's permissions where they begin with `#!`.
-const FILES: &[(&str, &str)] = &[
-    ("/etc/hosts", ""),
-    ("/etc/resolv.conf", ""),
-    ("/.singularity.d/env/01-base.sh", include_str!("scripts/env/01-base.sh")),
-    ("/.singularity.d/env/90-environment.sh", include_str!("scripts/env/90-environment.sh")),
-    ("/.singularity.d/env/95-apps.sh", include_str!("scripts/env/95-apps.sh")),
-    ("/.singularity.d/env/99-base.sh", include_str!("scripts/env/99-base.sh")),
-    ("/.singularity.d/env/99-runtimevars.sh", include_str!("scripts/env/99-runtimevars.sh")),
-    ("/.singularity.d/actions/exec", include_str!("scripts/actions/exec")),
-    ("/.singularity.d/actions/run", include_str!("scripts/actions/run")),
-    ("/.singularity.d/actions/shell", include_str!("scripts/actions/shell")),
-    ("/.singularity.d/actions/start", include_str!("scripts/actions/start")),
-    ("/.singularity.d/actions/test", include_str!("scripts/actions/test")),
-    ("/.singularity.d/runscript", "#!/bin/sh\n\nexec /bin/sh \"$@\"\n"),
-    ("/.singularity.d/startscript", "#!/bin/sh\n"),
-];
-const PROGRAM: u32 = 0o755;
-const FILE: u32 = 0o644;
 
 /// Adds what the root lacks of what every image has, and the places of the stage's apps.
 pub fn write_base(root: &Rooted, apps: &BTreeSet<&str>) -> Result<()> {
@@ -79,8 +37,7 @@ pub fn write_base(root: &Rooted, apps: &BTreeSet<&str>) -> Result<()> {
     }
     for (path, content) in FILES {
         if !root.has(Path::new(path))? {
-            let mode = if content.starts_with("#!") { PROGRAM } else { FILE };
-            root.write(Path::new(path), content.as_bytes(), mode)?;
+            root.write(Path::new(path), content.as_bytes(), standard::mode(content))?;
         }
     }
     for app in apps {
@@ -271,10 +228,7 @@ fn write_labels(
     if labels.is_empty() {
         return Ok(warnings);
     }
-    let mut text = Vec::new();
-    let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut text, tabs);
-    serde::Serialize::serialize(&labels, &mut serializer).tried(|| "cannot write labels".to_owned())?;
+    let text = standard::labels_json(&labels).tried(|| "cannot write labels".to_owned())?;
     root.write(path, &text, FILE)?;
     Ok(warnings)
 }

@@ -37,7 +37,9 @@ use super::workdir::{self, WorkDirectory};
 use crate::config::Config;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
+use crate::image::Image;
 use crate::launch::step;
+use crate::oci::reference::Reference;
 use crate::plan::IdMap;
 use crate::plan::building::{self, BuildFlags};
 use cached::{Caching, Found};
@@ -109,6 +111,9 @@ pub struct Timed {
     pub cached: bool,
 }
 
+/// How an image that is not of this machine is got.
+pub type Fetch<'a> = dyn Fn(&Reference) -> Result<Image> + 'a;
+
 /// A build: the definition as a plan, and everything that it depends on.
 pub struct Build<'a> {
     /// What is done.
@@ -123,6 +128,8 @@ pub struct Build<'a> {
     pub config: &'a Config,
     /// Who is told what happens.
     pub tell: &'a dyn Fn(Event<'_>),
+    /// Fetches an image that is not of this machine.
+    pub fetch: &'a Fetch<'a>,
 }
 
 /// A root file system that was built: a base and layers over it.

@@ -139,8 +139,8 @@ impl Runner<'_> {
                 make_root(&directory).tried(|| format!("cannot make {directory:?}"))?;
                 let mut made = None;
                 self.timed(stage, step, why.as_deref(), |runner| {
-                    let (ids, host) = (&runner.ids, runner.host);
-                    let order = agents::Order { agent, keys, directory: &directory, ids, host };
+                    let (ids, host, fetch) = (&runner.ids, runner.host, runner.build.fetch);
+                    let order = agents::Order { agent, keys, directory: &directory, ids, host, fetch };
                     let from = keys.iter().find(|key| key.key == "From").map_or(step.line, |key| key.line);
                     made = Some(agents::make(&order).map_err(|error| runner.at(from, error))?);
                     Ok(())

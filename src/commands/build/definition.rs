@@ -17,7 +17,8 @@ use crate::build::run::{Build, BuildOptions, Built, Event, carry_out};
 use crate::build::workdir;
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
-use crate::commands::{printed, setting, warn};
+use crate::commands::obtain::fetch::Wanted;
+use crate::commands::{obtain, printed, setting, warn};
 use crate::config::{self, Config};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -26,6 +27,7 @@ use crate::image::sif::Architecture;
 use crate::image::source::Source;
 use crate::image::tree::{Directory, Tree};
 use crate::launch::step;
+use crate::oci::reference::Reference;
 use crate::plan::building::{self, BuildFlags};
 use crate::plan::{IdMap, Root};
 use crate::sys::signals::catch_stop;
@@ -41,6 +43,8 @@ pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
     catch_stop();
     let show = Show::new(global, args.json)?;
     let tell = |event: Event<'_>| show.event(&event);
+    let wanted = Wanted { flags: &args.fetch, platform: &args.platform, disable_cache: args.disable_cache };
+    let fetch = |named: &Reference| crate::image::open(&obtain::fetched(named, &wanted, global)?.path);
     let build = Build {
         plan: &plan,
         text: &definition.text,
@@ -48,6 +52,7 @@ pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
         host: &host,
         config: &config,
         tell: &tell,
+        fetch: &fetch,
     };
     let built = carry_out(&build)?;
     let steps = built.steps.clone();

@@ -4,30 +4,37 @@
 //! a directory                     pack_directory    in this process
 //! an image, packed anew           pack_layers       the same
 //! what a definition has built     pack_layers       in the user namespace that owns the layers
+//! an OCI image                    oci::layers       in this process (convert.rs)
 //! ```
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::convert;
 use super::metadata;
 use super::output::{self, NewFile};
 use super::progress::{self, count};
 use crate::cli::Global;
 use crate::cli::build::{BuildArgs, Method};
-use crate::commands::{amount, obtain, warn};
-use crate::error::{Context, Error, Result};
+use crate::commands::obtain::copy;
+use crate::commands::obtain::fetch::{Session, Wanted};
+use crate::commands::{amount, warn};
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::Host;
+use crate::image;
 use crate::image::sif::{
     Architecture, DataType, Extra, FileSystem, NewObject, PartitionType, SifOptions, SifWriter,
 };
 use crate::image::source::Source;
 use crate::image::squashfs::{OpenOptions, Squashfs};
 use crate::image::tree::{Directory, Tree};
-use crate::pack::{self, Compression, CompressionKind, PackOptions, limits};
+use crate::oci::reference::Reference;
+use crate::pack::{self, Compression, CompressionKind, PackOptions, PackSummary, limits};
 use crate::pack::{Layers, pack_layers};
 use crate::sys::signals::{STOP, catch_stop};
 
@@ -65,7 +72,7 @@ pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
         ensure_packable(path, &args.target)?;
         (Content::Directory(path), Tree::Directory(Directory::open(path)?))
     } else {
-        let image = obtain::image(path)?;
+        let image = image::open(path)?;
         (Content::Layers { base: image.partition.clone(), directories: &[] }, image.tree()?)
     };
     let (output, file) = NewFile::create(&args.target, args.force)?;
@@ -73,21 +80,61 @@ pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
     let written = write(&content, (&tree, None), &file, args, global);
     let packed = written.map_err(|error| output.explain(error))?;
     output.finish(&file)?;
-    for line in packed.warnings.lines() {
-        warn(global, line);
-    }
+    packed.report(args, global, started);
+    Ok(())
+}
+
+/// Makes an image of one from elsewhere: as the flags say, or, where they say nothing, as `skiff pull` does.
+pub fn fetch(args: &BuildArgs, named: &Reference, global: &Global) -> Result<()> {
+    let started = Instant::now();
+    let (output, mut file) = NewFile::create(&args.target, args.force)?;
+    let wanted = Wanted { flags: &args.fetch, platform: &args.platform, disable_cache: args.disable_cache };
+    let session = Session::new(&Host::probe(), &wanted, global)?;
+    let parts = match packs_as_usual(args)? {
+        true => None,
+        false => session.parts(named)?,
+    };
+    let described = match parts {
+        Some(parts) => {
+            catch_stop();
+            let written = convert::write(&parts, &named.to_string(), &file, args, global);
+            let packed = written.map_err(|error| output.explain(error))?;
+            packed.warnings.lines().for_each(|line| warn(global, line));
+            packed.describe()
+        }
+        None => {
+            let mut sif = session.sif(named)?;
+            image::open(&sif.path)?;
+            amount(copy(&mut sif.file, &mut file, &args.target).map_err(|error| output.explain(error))?)
+        }
+    };
+    output.finish(&file)?;
     if !global.silent() {
-        eprintln!(
-            "{}: {}, {:.1} s",
-            args.target.display(),
-            packed.describe(),
-            started.elapsed().as_secs_f64()
-        );
+        eprintln!("{}: {described}, {:.1} s", args.target.display(), started.elapsed().as_secs_f64());
     }
     Ok(())
 }
 
+/// Whether the image is packed as one in the cache is.
+fn packs_as_usual(args: &BuildArgs) -> Result<bool> {
+    let usual = BuildArgs::plain(PathBuf::from("image"));
+    let flags =
+        |args: &BuildArgs| (args.compression, args.level, args.block_size, args.all_root, args.reproducible);
+    Ok(flags(args) == flags(&usual) && time_of_build(args.reproducible)?.is_none())
+}
+
 impl Packed {
+    /// Says what was packed, and what did not go in as it was.
+    pub fn report(&self, args: &BuildArgs, global: &Global, started: Instant) {
+        for line in self.warnings.lines() {
+            warn(global, line);
+        }
+        if !global.silent() {
+            let seconds = started.elapsed().as_secs_f64();
+            eprintln!("{}: {}, {seconds:.1} s", args.target.display(), self.describe());
+        }
+    }
+
     /// Its size and what of, for people.
     pub fn describe(&self) -> String {
         let percent = self.bytes as f64 * 100.0 / self.read.max(1) as f64;
@@ -105,54 +152,93 @@ pub fn write(
     args: &BuildArgs,
     global: &Global,
 ) -> Result<Packed> {
-    let time = time_of_build(args.reproducible)?;
-    let options = pack_options(args, time);
-    let sif_options = SifOptions { reproducible: args.reproducible, time: time.unwrap_or_else(now) };
-    let file = file.try_clone().tried(|| "cannot use the file of the image".into())?;
-    let mut sif = SifWriter::create(file, sif_options)?;
+    let mut making = Making::start(file, args)?;
     let architecture = architecture(tree);
-    metadata::add(&mut sif, tree, architecture, sif_options.time)?;
+    metadata::add(&mut making.sif, tree, architecture, making.time)?;
     let mut notes = Vec::new();
     if let Some(name) = listed_as {
-        notes = metadata::add_sbom(&mut sif, tree, name, sif_options.time)?;
+        notes = metadata::add_sbom(&mut making.sif, tree, name, making.time)?;
     }
-    let extra = Extra::Partition {
-        file_system: FileSystem::SQUASHFS,
-        partition_type: PartitionType::PRIMARY_SYSTEM,
-        architecture,
-    };
-    let offset = sif.begin_stream(NewObject::new(DataType::PARTITION, "", extra), 4096)?;
-    let progress = pack::Progress::default();
-    let show = || progress::Shown {
-        verb: "packing",
-        bytes: progress.bytes_read.load(Ordering::Relaxed),
-        files: progress.files_read.load(Ordering::Relaxed),
-        share: progress.walk_done.load(Ordering::Relaxed).then(|| {
-            let all = progress.bytes_found.load(Ordering::Relaxed).max(1);
-            progress.bytes_read.load(Ordering::Relaxed) as f64 / all as f64
-        }),
-    };
-    let watch = (&progress, &STOP);
-    let summary = progress::during(global, &show, || match content {
-        Content::Directory(path) => pack::pack_directory(path, sif.file(), offset, &options, watch),
+    making.pack(architecture, global, |file, offset, options, watch| match content {
+        Content::Directory(path) => pack::pack_directory(path, file, offset, options, watch),
         Content::Layers { base, directories } => {
             let open = |source: &Source| Squashfs::open(source.clone(), OpenOptions::default());
             let base = base.as_ref().map(open).transpose()?;
             let layers = Layers { base: base.as_ref(), directories };
-            pack_layers(&layers, sif.file(), offset, &options, watch)
+            pack_layers(&layers, file, offset, options, watch)
         }
     })?;
-    sif.end_stream(summary.bytes)?;
-    let file = sif.finish(summary.content_digest)?;
-    Ok(Packed {
-        read: progress.bytes_read.load(Ordering::Relaxed),
-        inodes: summary.inodes,
-        bytes: file.metadata().map_or(summary.bytes, |metadata| metadata.len()),
-        warnings: {
-            let notes = notes.iter().map(|note| format!("the list of software is not complete: {note}\n"));
-            notes.chain([summary.warnings.to_string()]).collect()
-        },
-    })
+    let mut packed = making.finish()?;
+    let notes = notes.iter().map(|note| format!("the list of software is not complete: {note}\n"));
+    packed.warnings = notes.chain([packed.warnings]).collect();
+    Ok(packed)
+}
+
+/// A SIF in the making.
+pub struct Making {
+    /// The file, for objects before and after the root file system.
+    pub sif: SifWriter,
+    /// Of all that is in it, in seconds since 1970.
+    pub time: i64,
+    options: PackOptions,
+    packed: Option<(PackSummary, u64)>,
+}
+
+impl Making {
+    /// Starts one in an empty file.
+    pub fn start(file: &File, args: &BuildArgs) -> Result<Self> {
+        let time = time_of_build(args.reproducible)?;
+        let sif_options = SifOptions { reproducible: args.reproducible, time: time.unwrap_or_else(now) };
+        let file = file.try_clone().tried(|| "cannot use the file of the image".into())?;
+        let sif = SifWriter::create(file, sif_options)?;
+        Ok(Self { sif, time: sif_options.time, options: pack_options(args, time), packed: None })
+    }
+
+    /// Packs the root file system; gives where it is in the file, and its length.
+    pub fn pack(
+        &mut self,
+        architecture: Architecture,
+        global: &Global,
+        pack: impl FnOnce(&File, u64, &PackOptions, (&pack::Progress, &AtomicBool)) -> Result<PackSummary>,
+    ) -> Result<(u64, u64)> {
+        let extra = Extra::Partition {
+            file_system: FileSystem::SQUASHFS,
+            partition_type: PartitionType::PRIMARY_SYSTEM,
+            architecture,
+        };
+        let offset = self.sif.begin_stream(NewObject::new(DataType::PARTITION, "", extra), 4096)?;
+        let progress = pack::Progress::default();
+        let show = || progress::Shown {
+            verb: "packing",
+            bytes: progress.bytes_read.load(Ordering::Relaxed),
+            files: progress.files_read.load(Ordering::Relaxed),
+            share: progress.walk_done.load(Ordering::Relaxed).then(|| {
+                let all = progress.bytes_found.load(Ordering::Relaxed).max(1);
+                progress.bytes_read.load(Ordering::Relaxed) as f64 / all as f64
+            }),
+        };
+        let watch = (&progress, &STOP);
+        let summary =
+            progress::during(global, &show, || pack(self.sif.file(), offset, &self.options, watch))?;
+        self.sif.end_stream(summary.bytes)?;
+        let bytes = summary.bytes;
+        self.packed = Some((summary, progress.bytes_read.load(Ordering::Relaxed)));
+        Ok((offset, bytes))
+    }
+
+    /// Completes it.
+    pub fn finish(self) -> Result<Packed> {
+        let Some((summary, read)) = self.packed else {
+            return Err(Error::new(Kind::Internal, "an image without a root file system"));
+        };
+        let file = self.sif.finish(summary.content_digest)?;
+        Ok(Packed {
+            read,
+            inodes: summary.inodes,
+            bytes: file.metadata().map_or(summary.bytes, |metadata| metadata.len()),
+            warnings: summary.warnings.to_string(),
+        })
+    }
 }
 
 /// Seconds since 1970.

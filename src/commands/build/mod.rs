@@ -4,6 +4,8 @@
 //! build a.sif a.def              read -> plan -> its steps, in layers -> pack them -> its name
 //! build a.sif ./tree             metadata, then pack -> SquashFS, straight into its place in an unnamed SIF -> its name
 //! build b.sif a.sif              the same, of an image
+//! build b.sif docker://debian    fetched, then converted as the flags say
+//! build a.sif oci:DIR            layers, read as they are compressed -> the same
 //! build --sandbox ./tree a.sif   unpack -> a directory of a name of its own -> its name
 //! build --check a.def            parse -> its plan on standard output
 //! ```
@@ -11,11 +13,12 @@
 //! What is half done never has the target's name, and goes when the work fails or is stopped.
 
 mod check;
+pub mod convert;
 mod definition;
 mod image;
 mod metadata;
-mod output;
-mod progress;
+pub mod output;
+pub mod progress;
 mod sandbox;
 mod show;
 
@@ -28,6 +31,7 @@ use crate::cli::build::BuildArgs;
 use crate::cli::other::Answer;
 use crate::commands::{obtain, warn};
 use crate::error::{Context, Error, Kind, Result};
+use crate::oci::local::Local;
 use crate::sys::signals::STOP;
 
 /// Flags for accelerators, which the containers of a build have.
@@ -48,10 +52,15 @@ pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
         return definition::dry_run(named, args, global);
     }
     let source = args.source.as_deref().unwrap_or(OsStr::new(""));
+    let local = Local::parse(source)?;
     let result = if from_definition {
         definition::build(args, named, global)
+    } else if let Some(local) = &local {
+        convert::build(args, local, source, global)
     } else if args.sandbox {
         sandbox::build(args, source, global)
+    } else if let Some(named) = obtain::elsewhere(named)? {
+        image::fetch(args, &named, global)
     } else {
         ensure_there(named)?;
         image::build(args, source, global)
@@ -70,17 +79,16 @@ pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
 }
 
 /// What a source may be.
-const SOURCES: &str =
-    "skiff builds from definitions (text with a line 'Bootstrap: AGENT'), directories and images";
+const SOURCES: &str = "skiff builds from definitions (text with a line 'Bootstrap: AGENT'), directories and images, also \
+    docker://NAME, oras://NAME, oci:DIR, oci-archive:FILE and docker-archive:FILE";
 
-/// A source that is a registry's, or a file that is nothing that can be built from.
+/// A file that is nothing that can be built from.
 fn ensure_there(path: &Path) -> Result<()> {
     if !path.exists() {
-        obtain::refuse_uri(path)?;
         let tried = || format!("cannot build from {path:?}");
         std::fs::metadata(path).tried(tried).map_err(|error| error.hint(SOURCES))?;
     }
-    let Err(error) = (if path.is_dir() { Ok(()) } else { obtain::image(path).map(drop) }) else {
+    let Err(error) = (if path.is_dir() { Ok(()) } else { crate::image::open(path).map(drop) }) else {
         return Ok(());
     };
     if error.kind == Kind::Image && path.is_file() {

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::Global;
 use crate::commands::amount;
+use crate::oci::transfer::Progress;
 
 /// Time between two looks at the work.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -68,6 +69,65 @@ fn draw(shown: &dyn Fn() -> Shown, done: &AtomicBool) {
         bar.tick();
     }
     bar.finish_and_clear();
+}
+
+/// Does `work` and shows how far each part of a transfer is meanwhile, and all of them; as [`during`].
+pub fn transfers<T>(global: &Global, progress: &Progress, work: impl FnOnce() -> T) -> T {
+    if global.silent() || !io::stderr().is_terminal() {
+        return work();
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let drawer = scope.spawn(|| draw_parts(progress, &done));
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        drawer.thread().unpark();
+        result
+    })
+}
+
+fn draw_parts(progress: &Progress, done: &AtomicBool) {
+    let started = Instant::now();
+    let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{prefix:14} {bar:30} {msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let new_bar = |name: &str| {
+        let bar = all.add(ProgressBar::new(PARTS).with_style(style.clone()));
+        bar.set_prefix(name.to_owned());
+        bar
+    };
+    let mut bars: Vec<ProgressBar> = Vec::new();
+    let mut total = None;
+    while !done.load(Ordering::Relaxed) {
+        thread::park_timeout(INTERVAL);
+        let parts = progress.parts();
+        let (mut here, mut size) = (0, 0);
+        for (number, part) in parts.iter().enumerate() {
+            let now = part.done.load(Ordering::Relaxed);
+            here += now;
+            size += part.size;
+            if number >= bars.len() {
+                bars.push(new_bar(&part.name));
+            }
+            show_part(&bars[number], now, part.size);
+        }
+        if parts.len() > 1 {
+            let bar = total.get_or_insert_with(|| new_bar("in all"));
+            show_part(bar, here, size);
+            let rate = here as f64 / started.elapsed().as_secs_f64().max(0.001);
+            bar.set_message(format!("{} of {}, {}/s", amount(here), amount(size), amount(rate as u64)));
+        }
+    }
+    // Nothing is left to be seen, and nobody to be told if that fails.
+    let _ = all.clear();
+}
+
+fn show_part(bar: &ProgressBar, now: u64, size: u64) {
+    bar.set_position((now as f64 / size.max(1) as f64 * PARTS as f64).min(PARTS as f64) as u64);
+    bar.set_message(match size {
+        0 => amount(now),
+        size => format!("{} of {}", amount(now), amount(size)),
+    });
 }
 
 /// A number with its digits in groups: `59,014`.

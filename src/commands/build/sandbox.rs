@@ -9,6 +9,7 @@ use super::output::NewDirectory;
 use super::progress::{self, count};
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
+use crate::commands::obtain::fetch::Wanted;
 use crate::commands::{amount, obtain, warn};
 use crate::error::{Error, Kind, Result};
 use crate::image::DAMAGED;
@@ -21,7 +22,8 @@ use crate::sys::signals::{STOP, catch_stop};
 /// Unpacks an image into the target.
 pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
     let started = Instant::now();
-    let image = obtain::image(Path::new(source))?;
+    let wanted = Wanted { flags: &args.fetch, platform: &args.platform, disable_cache: args.disable_cache };
+    let image = obtain::image(Path::new(source), &wanted, global)?;
     let Some(partition) = image.partition else {
         return Err(Error::usage(format!("cannot unpack {:?}: it is a directory already", source))
             .hint("to copy it: cp -a"));
@@ -80,7 +82,8 @@ fn warn_of_losses(global: &Global, summary: &UnpackSummary) {
     }
 }
 
-fn report(args: &BuildArgs, global: &Global, summary: &UnpackSummary, started: Instant) {
+/// Says what was unpacked.
+pub fn report(args: &BuildArgs, global: &Global, summary: &UnpackSummary, started: Instant) {
     if !global.silent() {
         eprintln!(
             "{}: {} in {} files, {:.1} s",

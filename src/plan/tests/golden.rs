@@ -157,7 +157,19 @@ const SRUN: &[(&str, &str)] = &[
 ];
 
 /// Flags that shape no plan of their own.
-const NO_GOLDEN: [&str; 2] = ["dry-run", "json"];
+const NO_GOLDEN: [&str; 10] = [
+    "dry-run",
+    "json",
+    // They are over when the plan is made.
+    "disable-cache",
+    "no-https",
+    "authfile",
+    "docker-login",
+    "docker-username",
+    "docker-password",
+    "docker-host",
+    "library",
+];
 
 fn golden_world(case: &Case) -> World {
     let mut world = world(GOLDEN_HOST, GOLDEN_IMAGE);

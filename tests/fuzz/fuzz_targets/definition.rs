@@ -6,7 +6,8 @@ use skiff::build::definition::{Given, MISTAKES_SHOWN, Mistakes, parse};
 use skiff::build::plan::plan_build;
 
 fuzz_target!(|bytes: &[u8]| {
-    let given = ["A", "B"].map(|name| Given { name: name.into(), value: "1 *\n%post".into(), origin: String::new() });
+    let given =
+        ["A", "B"].map(|name| Given { name: name.into(), value: "1 *\n%post".into(), origin: String::new() });
     let lines = bytes.split(|byte| *byte == b'\n').count();
     let check = |found: &Mistakes| {
         assert!(found.list.len() <= MISTAKES_SHOWN);

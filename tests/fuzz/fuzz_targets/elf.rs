@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use skiff::elf::Bytes;
 use skiff::elf::cache::parse_cache;
 use skiff::elf::read::parse_elf;
 use skiff::elf::symbols::read_symbols;
-use skiff::elf::Bytes;
 
 fuzz_target!(|input: &[u8]| {
     let bytes = Bytes::of("x", input);

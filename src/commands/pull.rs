@@ -1,0 +1,69 @@
+//! `skiff pull`: an image from elsewhere into a file.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::cli::Global;
+use crate::cli::fetch::PlatformFlags;
+use crate::cli::pull::PullArgs;
+use crate::commands::build::output::NewFile;
+use crate::commands::obtain::fetch::Wanted;
+use crate::commands::{amount, obtain};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::image;
+use crate::oci::reference::{self, Reference};
+
+/// Runs `skiff pull`.
+pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
+    let started = Instant::now();
+    let (output, named) = words(args)?;
+    let target = target(args, output, &named);
+    // What cannot be made is found out before anything is fetched.
+    let (new, mut file) = NewFile::create(&target, args.force)?;
+    let host = Host::probe();
+    let setting = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
+    let platform = PlatformFlags {
+        arch: args.platform.arch.clone().or_else(|| setting("PULL_ARCH")),
+        arch_variant: args.platform.arch_variant.clone().or_else(|| setting("PULL_ARCH_VARIANT")),
+    };
+    let wanted = Wanted { flags: &args.fetch, platform: &platform, disable_cache: args.disable_cache };
+    let mut sif = obtain::fetched(&named, &wanted, global)?;
+    let bytes = obtain::copy(&mut sif.file, &mut file, &target).map_err(|error| new.explain(error))?;
+    // What a server calls an image may be its page for visitors.
+    image::open(&sif.path)
+        .map_err(|error| Error { message: format!("{named} is no image that skiff can use"), ..error })?;
+    new.finish(&file)?;
+    if !global.silent() {
+        let seconds = started.elapsed().as_secs_f64();
+        eprintln!("{}: {}, {seconds:.1} s", target.display(), amount(bytes));
+    }
+    Ok(0)
+}
+
+/// Output and image; the image is the last word.
+fn words(args: &PullArgs) -> Result<(Option<&str>, Reference)> {
+    let (output, text) = match args.words.as_slice() {
+        [image] => (None, image),
+        [output, image] => (Some(output.as_str()), image),
+        _ => return Err(Error::usage("pull takes a file to make and an image")),
+    };
+    match reference::parse(text) {
+        Some(named) => Ok((output, named?)),
+        None => match obtain::elsewhere(Path::new(text))? {
+            Some(named) => Ok((output, named)),
+            None => Err(Error::usage(format!("cannot pull {text:?}: it names no image elsewhere"))
+                .hint(format!("an image of Docker Hub is named docker://{text}"))),
+        },
+    }
+}
+
+fn target(args: &PullArgs, output: Option<&str>, named: &Reference) -> PathBuf {
+    let name = output.map(str::to_owned).or_else(|| args.name.clone()).unwrap_or_else(|| named.file_name());
+    let host = Host::probe();
+    let setting = || host.setting("PULLDIR").or_else(|| host.setting("PULLFOLDER"));
+    match args.dir.clone().or_else(|| setting().map(|(_, value)| PathBuf::from(value))) {
+        Some(directory) => directory.join(name),
+        None => name.into(),
+    }
+}
