@@ -165,12 +165,12 @@ fn nothing_is_replaced_without_force_nor_packed_into_itself() {
     assert!(error.contains("the directory it is made of"), "{error}");
     let error = place.run(["build", "a.sif", "old.sif"]).fails(255);
     assert!(error.contains("cannot open image \"old.sif\": it is not an image"), "{error}");
-    let error = place.run(["build", "a.sif", "docker://debian"]).fails(255);
-    assert!(error.contains("files and directories only"), "{error}");
+    let error = place.run(["build", "a.sif", "shub://vsoch/hello-world"]).fails(255);
+    assert!(error.contains("Singularity Hub"), "{error}");
     let error = place.run(["build", "a.sif", "missing"]).fails(255);
     assert_eq!(
         error,
-        "skiff: cannot build from \"missing\": no such file or directory\nhint: skiff builds from definitions (text with a line 'Bootstrap: AGENT'), directories and images, also oci:DIR, oci-archive:FILE and docker-archive:FILE\n"
+        "skiff: cannot build from \"missing\": no such file or directory\nhint: skiff builds from definitions (text with a line 'Bootstrap: AGENT'), directories and images, also docker://NAME, oras://NAME, oci:DIR, oci-archive:FILE and docker-archive:FILE\n"
     );
     let error = place.run(["build", "none/a.sif", "tree"]).fails(255);
     assert_eq!(error, "skiff: cannot use directory \"none\": no such file or directory\n");
