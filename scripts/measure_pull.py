@@ -125,8 +125,9 @@ def elsewhere(name):
                 found.add(opened)
             continue
         places = re.findall(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"([^"]*)"', words)
-        found.update(os.path.join(directory or WORK, path) for directory, path in places[:1] if not kind.startswith("sym"))
-        found.update(os.path.join(directory or WORK, path) for directory, path in places[1:])
+        # Of a link's and a renamed file's names the new one.
+        directory, path = places[-1]
+        found.add(os.path.join(directory or WORK, path))
     ours = [path for path in found if not path.startswith((f"{CACHE}/", f"{OUT}/", "/dev/null", "/dev/tty"))]
     ours = sorted(path for path in ours if path not in (CACHE, OUT))
     if not found:
@@ -215,7 +216,7 @@ def row_interrupted(rounds):
         # On the way when it was killed, so lost.
         underway = sum(sent(began)) - (sum(parts.values()) - missing)
         sample = as_user(lambda: timed([SKIFF, "pull", IMAGE, name]))
-        for metric, value in {"bytes": sum(sent(killed)), "seconds": sample["seconds"], "under_way": underway}.items():
+        for metric, value in {"bytes": sum(sent(killed)), "seconds": sample["seconds"], "lost_bytes": underway}.items():
             table["skiff"].setdefault(metric, []).append(value)
         table["what was missing"].setdefault("bytes", []).append(missing)
     clear()

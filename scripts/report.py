@@ -46,7 +46,7 @@ def median(raw, row, contestant, metric):
 def number(value, metric):
     if value is None:
         return ""
-    if metric in ("kib", "bytes", "servers", "failures", "kib_after_walk", "elsewhere"):
+    if metric in ("kib", "bytes", "servers", "failures", "kib_after_walk", "elsewhere", "lost_bytes"):
         return f"{value:,.0f}"
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
 
