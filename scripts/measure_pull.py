@@ -22,7 +22,8 @@ LOG = f"{WORK}/registry.log"
 ENVIRONMENT.update({"SKIFF_CACHEDIR": CACHE, "APPTAINER_CACHEDIR": OTHER_CACHE, "APPTAINER_TMPDIR": WORK})
 ZSTD = "-comp zstd -Xcompression-level 3"
 # What changes a file system.
-CHANGES = "open,openat,openat2,creat,mkdir,mkdirat,mknod,mknodat,symlink,symlinkat,link,linkat,rename,renameat,renameat2"
+CHANGES = ("open,openat,openat2,creat,mkdir,mkdirat,mknod,mknodat,symlink,symlinkat,link,linkat,rename,renameat,"
+           "renameat2")
 
 
 def empty(path):
@@ -170,10 +171,19 @@ def row_second(rounds):
     clear()
     do([SKIFF, "pull", IMAGE, name])
     do([SKIFF, "exec", name, "/bin/true"])
-    named, filed = (lambda: timed([SKIFF, "exec", name, "/bin/true"])), (lambda: timed([SKIFF, "exec", IMAGE, "/bin/true"]))
-    table = contest(rounds, [("skiff", measure.wait_for_servers, named, None), ("the file", measure.wait_for_servers, filed, None)])
+
+    def true_in(image):
+        return lambda: timed([SKIFF, "exec", image, "/bin/true"])
+
+    table = contest(rounds, [
+        ("skiff", measure.wait_for_servers, true_in(name), None),
+        ("the file", measure.wait_for_servers, true_in(IMAGE), None),
+    ])
     holders = [hold(name), hold(IMAGE)]
-    table.update(contest(rounds, [("skiff, a server stands", None, named, None), ("the file, a server stands", None, filed, None)]))
+    table.update(contest(rounds, [
+        ("skiff, a server stands", None, true_in(name), None),
+        ("the file, a server stands", None, true_in(IMAGE), None),
+    ]))
     for holder in holders:
         release(holder)
     measure.wait_for_servers()
@@ -228,6 +238,7 @@ ROWS = [(row_pull, 3, 1), (row_minbase, 5, 1), (row_second, 40, 5), (row_interru
 if __name__ == "__main__":
     REGISTRY = Registry()
     try:
-        measure.main(ROWS, {name: measure.version(name, "--version") for name in ["docker-registry", "umoci", "skopeo"]})
+        tools = ["docker-registry", "umoci", "skopeo"]
+        measure.main(ROWS, {name: measure.version(name, "--version") for name in tools})
     finally:
         REGISTRY.stop()
