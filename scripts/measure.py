@@ -1,4 +1,4 @@
-"""The measuring half of scripts/bench. It runs in the peers' root file system as root, in a mount namespace of its
+"""The measuring half of scripts/bench, and what measure_pull.py measures with. It runs in the peers' root file system as root, in a mount namespace of its
 own: root mounts the kernel's squashfs and watches processes; every timed command runs as the ordinary user.
 
 A row is a list of contestants; each round runs each of them once. A contestant is (name, before, run, after):
@@ -378,18 +378,20 @@ def machine():
     }
 
 
-def main():
+def main(table, more_versions=None):
+    """Measures the rows of a table that are asked for, and writes what they gave."""
     os.umask(0o022)
     for path, mode in [(MOUNT, 0o755), (RUNTIME, 0o700)]:
         os.makedirs(path, exist_ok=True)
         os.chown(path, USER.pw_uid, USER.pw_gid)
         os.chmod(path, mode)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    unknown = set(ORDER["rows"]) - {row.__name__[4:] for row, _, _ in ROWS}
+    unknown = set(ORDER["rows"]) - {row.__name__[4:] for row, _, _ in table}
     if unknown:
         sys.exit(f"measure: no row is called {', '.join(sorted(unknown))}")
     raw = {"date": time.strftime("%Y-%m-%d"), "quick": ORDER["quick"], "machine": machine(), "rows": {}}
-    for row, rounds, quick in ROWS:
+    raw["machine"]["versions"].update(more_versions or {})
+    for row, rounds, quick in table:
         name = row.__name__[4:]
         if not ORDER["rows"] or name in ORDER["rows"]:
             log(name)
@@ -398,4 +400,5 @@ def main():
         json.dump(raw, file, indent=1)
 
 
-main()
+if __name__ == "__main__":
+    main(ROWS)

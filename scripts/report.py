@@ -1,4 +1,4 @@
-"""The telling half of scripts/bench: medians against the goals, as a table, a page and a chart."""
+"""The telling half of scripts/bench and scripts/bench_pull: medians against the goals, as a table, a page and a chart."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import statistics
 #   ("faster", f)   the other's median is at least f times ours
 #   ("at most", f)  our median is at most f times the other's
 #   ("bound", b)    our median is at most b
+#   ("within", s)   our median is at most s seconds more than the other's
 GOALS = [
     ("first", "`skiff exec small.sif /bin/true`, first container", "skiff", "seconds", "apptainer", ("faster", 12)),
     ("first", "the same", "skiff", "seconds", "ch-run", ("faster", 2.5)),
@@ -45,15 +46,15 @@ def median(raw, row, contestant, metric):
 def number(value, metric):
     if value is None:
         return ""
-    if metric in ("kib", "bytes", "servers", "failures", "kib_after_walk"):
+    if metric in ("kib", "bytes", "servers", "failures", "kib_after_walk", "elsewhere", "lost_bytes"):
         return f"{value:,.0f}"
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
 
 
-def judge(raw):
+def judge(raw, goals):
     """The table's rows as dicts; `met` is None where one of the two was not measured."""
     table = []
-    for row, what, ours, metric, theirs, (kind, factor) in GOALS:
+    for row, what, ours, metric, theirs, (kind, factor) in goals:
         if row not in raw["rows"]:
             continue
         mine = median(raw, row, ours, metric)
@@ -63,6 +64,9 @@ def judge(raw):
         if kind == "bound":
             line["goal"] = f"at most {factor:,}"
             line["met"] = None if mine is None else mine <= factor
+        elif kind == "within":
+            line["goal"] = f"at most {factor * 1000:g} ms more"
+            line["met"] = None if None in (mine, other) else mine - other <= factor
         else:
             line["goal"] = f"{factor} times faster" if kind == "faster" else f"at most {factor} times"
             if mine and other:
@@ -113,10 +117,18 @@ def chart(table):
     return "\n".join(out + ["</svg>", ""])
 
 
+def machine(raw):
+    """What it was measured on and with."""
+    facts = raw["machine"]
+    versions = "\n".join(f"- {name}: {text}" for name, text in facts["versions"].items())
+    return f"""Machine: {facts['cores']} cores of {facts['cpu']}, {facts['memory_mib']:,} MiB, Linux {facts['kernel']}; load before
+the run {facts['load_before']:.2f}.
+
+{versions}"""
+
+
 def page(raw, table):
-    machine = raw["machine"]
-    versions = "\n".join(f"- {name}: {text}" for name, text in machine["versions"].items())
-    config = ", ".join(line[16:-2] for line in machine["squashfs_config"]) or "unknown"
+    config = ", ".join(line[16:-2] for line in raw["machine"]["squashfs_config"]) or "unknown"
     quick = "\nA quick run: one round or a few, no figures to rely on.\n" if raw["quick"] else ""
     return f"""# Benchmarks, {raw['date']}
 
@@ -127,10 +139,7 @@ Raw numbers are in [raw.json](raw.json).
 
 ![how far each goal is passed](chart.svg)
 
-Machine: {machine['cores']} cores of {machine['cpu']}, {machine['memory_mib']:,} MiB, Linux {machine['kernel']}; load before
-the run {machine['load_before']:.2f}.
-
-{versions}
+{machine(raw)}
 
 "kernel" is the squashfs of this very kernel, mounted on a loop device, built with: {config}. A kernel with
 `DECOMP_SINGLE` has one decompressor a mount, and one with `FILE_CACHE` copies each page once more; distributions'
@@ -143,12 +152,17 @@ container adds; the others read in a bare mount.
 
 
 def write(raw, out):
-    """Writes the page, the chart and the raw numbers, prints the table; 1 when a goal was missed."""
-    table = judge(raw)
+    """Writes the page, the chart and the raw numbers; as tell()."""
+    table = judge(raw, GOALS)
     for name, text in [("README.md", page(raw, table)), ("chart.svg", chart(table)),
                        ("raw.json", json.dumps(raw, indent=1) + "\n")]:
         with open(os.path.join(out, name), "w") as file:
             file.write(text)
+    return tell(raw, table, out)
+
+
+def tell(raw, table, out):
+    """Prints the table and the medians; 1 when a goal was missed."""
     print(markdown(table))
     for row, contestants in raw["rows"].items():
         for contestant, metrics in contestants.items():
