@@ -348,9 +348,55 @@ def row_rebuild(rounds):
     return table
 
 
+def row_disk(rounds):
+    """The most that a build has on disk at a time, sampled: its work directory, its cache, its output."""
+    place, out = f"{WORK}/disk", f"{WORK}/disk/out/built.sif"
+    new = 300 << 20
+
+    def write():
+        shutil.rmtree(place, ignore_errors=True)
+        for name in ["tmp", "cache", "out"]:
+            os.makedirs(f"{place}/{name}")
+            shutil.chown(f"{place}/{name}", USER.pw_uid, USER.pw_gid)
+        with open(f"{place}/new.def", "w") as file:
+            file.write(f"Bootstrap: localimage\nFrom: {image('small', 'sif')}\n\n%post\n"
+                       f"    head -c {new} /dev/urandom | split -b 1M - /opt/new.\n")
+
+    def used(directory):
+        total = 0
+        for parent, _, files in os.walk(directory):
+            for file in files:
+                try:
+                    total += os.lstat(f"{parent}/{file}").st_blocks * 512
+                except FileNotFoundError:
+                    pass
+        return total
+
+    def build(*flags):
+        def run():
+            environment = {**ENVIRONMENT, "SKIFF_TMPDIR": f"{place}/tmp", "SKIFF_CACHEDIR": f"{place}/cache"}
+            command = [SKIFF, "build", *flags, out, f"{place}/new.def"]
+            child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
+            peak = 0
+            while child.poll() is None:
+                peak = max(peak, sum(used(f"{place}/{name}") for name in ["tmp", "cache", "out"]))
+                time.sleep(0.02)
+            if child.returncode:
+                raise RuntimeError(f"{' '.join(command)}: status {child.returncode}")
+            return {"bytes": peak, "needed": new + os.path.getsize(out)}
+        return run
+
+    table = contest(rounds, [("skiff", write, build(), None), ("skiff, no cache", write, build("--disable-cache"), None)])
+    shutil.rmtree(place, ignore_errors=True)
+    for figures in list(table.values()):
+        table["new files and output"] = {"bytes": figures.pop("needed")}
+    return table
+
+
 # The row, its rounds, its rounds with --quick.
 ROWS = [(row_first, 30, 5), (row_again, 60, 10), (row_many, 1, 1), (row_find, 5, 1), (row_tar, 3, 1), (row_read, 3, 1),
-        (row_sequential, 5, 1), (row_pack, 5, 1), (row_million, 20, 3), (row_rebuild, 3, 1)]
+        (row_sequential, 5, 1), (row_pack, 5, 1), (row_million, 20, 3), (row_rebuild, 3, 1), (row_disk, 2, 1)]
 
 
 def version(*command):

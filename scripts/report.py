@@ -34,6 +34,8 @@ GOALS = [
     ("million", "`/bin/true`, image of a million files", "skiff", "seconds", "skiff, small image", ("at most", 1.2)),
     ("rebuild", "one line of %post changed, on 1.9 GB", "skiff", "seconds", "apptainer", ("faster", 15)),
     ("rebuild", "size of the image, bytes", "skiff", "bytes", "apptainer", ("at most", 1.01)),
+    ("disk", "most on disk in a build, bytes", "skiff", "bytes", "new files and output", ("at most", 1.1)),
+    ("disk", "the same without the cache", "skiff, no cache", "bytes", "new files and output", ("at most", 1.1)),
     ("million", "server memory after `find -ls` of all, KiB", "skiff", "kib_after_walk", None, ("bound", 64 * 1024)),
 ]
 
