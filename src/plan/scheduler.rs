@@ -47,7 +47,8 @@ const LAUNCHERS: &[Launcher] = &[
     Launcher { name: "PBS", seen_by: &["PBS_JOBID"], passes: &["PBS_"], rank: NONE, ranks: NONE },
     Launcher { name: "LSF", seen_by: &["LSB_JOBID"], passes: &["LSB_", "JSM_"],
                rank: "JSM_NAMESPACE_RANK", ranks: "JSM_NAMESPACE_SIZE" },
-    Launcher { name: "Open MPI's mpirun", seen_by: &["OMPI_COMM_WORLD_RANK"], passes: &["OMPI_", "ORTE_", "PRTE_"],
+    Launcher { name: "Open MPI's mpirun", seen_by: &["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
+               passes: &["OMPI_", "ORTE_", "PRTE_"],
                rank: "OMPI_COMM_WORLD_RANK", ranks: "OMPI_COMM_WORLD_SIZE" },
     Launcher { name: "MVAPICH's mpirun", seen_by: &["MV2_COMM_WORLD_RANK"], passes: &["MV2_", "MPISPAWN_"],
                rank: "MV2_COMM_WORLD_RANK", ranks: "MV2_COMM_WORLD_SIZE" },
@@ -132,8 +133,10 @@ pub fn read(host: &Host) -> Option<Scheduler> {
     for launcher in LAUNCHERS {
         let Some(because) = launcher.seen_by.iter().find(|name| set(name).is_some()) else { continue };
         found.seen.push(Seen { name: launcher.name, because });
-        found.rank = found.rank.or_else(|| number(launcher.rank));
-        found.ranks = found.ranks.or_else(|| number(launcher.ranks));
+        // The later stand closer to the program: within a job of Slurm's mpirun starts its ranks by a step of one process
+        // a node.
+        found.rank = number(launcher.rank).or(found.rank);
+        found.ranks = number(launcher.ranks).or(found.ranks);
     }
     // A batch script has Slurm's numbers too, and is no rank.
     if found.ranks.is_some() {
@@ -310,6 +313,11 @@ mod tests {
         let rank = [("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_PROCID", "3"), ("SLURM_STEP_ID", "0")];
         let step = seen(&rank).unwrap();
         assert_eq!((step.rank, step.ranks, step.has_several_ranks()), (Some(3), Some(4), true));
+        let inner =
+            [("OMPI_COMM_WORLD_SIZE", "8"), ("OMPI_COMM_WORLD_RANK", "5"), ("SLURM_STEP_NUM_TASKS", "1")];
+        let inner =
+            seen(&[inner.as_slice(), &[("SLURM_PROCID", "0"), ("SLURM_STEP_ID", "1")]].concat()).unwrap();
+        assert_eq!((inner.rank, inner.ranks), (Some(5), Some(8)), "mpirun in a job");
         let alone = seen(&[("PMI_RANK", "0"), ("PMI_SIZE", "1")]).unwrap();
         assert!(!alone.has_several_ranks());
         // Without a number of ranks there may be others.

@@ -49,9 +49,7 @@ pub fn family(host: &Host) -> Option<Family> {
 
 /// How many ranks the launcher has started.
 fn ranks(host: &Host) -> u64 {
-    let names = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS"];
-    let number = |name: &&str| host.variable(name)?.to_str()?.parse().ok();
-    names.iter().find_map(number).unwrap_or(1)
+    scheduler::read(host).and_then(|scheduler| scheduler.ranks).unwrap_or(1)
 }
 
 /// Whether this is the rank that tells what concerns all.
