@@ -193,10 +193,7 @@ fn what_it_says(image: &Image, tree: &Tree, global: &Global) -> Result<Said> {
     for (path, fault) in faults {
         warn(
             global,
-            &format!(
-                "what {path:?} sets from line {} on is left out: {} needs a shell",
-                fault.line, fault.what
-            ),
+            &format!("what {path:?} sets is left out: {} in line {} needs a shell", fault.what, fault.line),
         );
     }
     // A configuration is text.

@@ -1,7 +1,7 @@
 //! The variables that an image sets by itself: for who runs it without skiff, where nobody reads its scripts.
 //!
-//! Scripts see a home directory and the default `PATH`, and no variable of this machine. What only a real shell can do
-//! is left out, from that place of the script on.
+//! Scripts see a home directory and the default `PATH`, and no variable of this machine. A script with something that
+//! only a real shell can do is left out.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -19,15 +19,17 @@ const HOME: &str = "/root";
 /// What means nothing outside of skiff, or is made by who runs it.
 const LEFT_OUT: [&str; 3] = ["PWD", "PS1", "OLDPWD"];
 
-/// The variables that scripts, by their paths, set; and those that were not understood to their end.
+/// The variables that scripts, by their paths, set; and the scripts that are left out, each with the place.
 pub fn variables(scripts: &Texts, tree: &Tree) -> (Vec<(OsString, OsString)>, Vec<(PathBuf, Unsupported)>) {
     let mut shell = Shell::default();
     shell.export(b"HOME", HOME);
     shell.export(b"PATH", DEFAULT_PATH);
     let mut faults = Vec::new();
     for (path, script) in scripts {
-        if let Err(fault) = shell.source(script.as_bytes(), &mut InImage(tree)) {
-            faults.push((PathBuf::from(path), fault));
+        let mut after = shell.clone();
+        match after.source(script.as_bytes(), &mut InImage(tree)) {
+            Ok(()) => shell = after,
+            Err(fault) => faults.push((PathBuf::from(path), fault)),
         }
     }
     let set = shell.variables.into_iter().filter_map(|(name, variable)| {
@@ -61,7 +63,7 @@ mod tests {
     use crate::image::tree::Directory;
 
     #[test]
-    fn an_image_sets_what_its_scripts_assign_as_far_as_they_are_understood() {
+    fn an_image_sets_what_those_of_its_scripts_assign_that_need_no_shell() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("opt")).unwrap();
         let tree = Tree::Directory(Directory::open(directory.path()).unwrap());
@@ -72,9 +74,10 @@ mod tests {
             ),
             (
                 "/.singularity.d/env/90-environment.sh",
-                "B=no; export C=$HOME/c PS1=x\n[ -d /opt ] && export D=$A\nexport E=$(id)\nexport F=1",
+                "B=no; export C=$HOME/c PS1=x\n[ -d /opt ] && export D=$A",
             ),
-            ("/.singularity.d/env/91-environment.sh", "export G='x y'"),
+            ("/.singularity.d/env/91-environment.sh", "export D=no\nexport E=$(id)"),
+            ("/.singularity.d/env/92-environment.sh", "export G='x y'"),
         ]
         .map(|(path, text)| (path.to_owned(), text.to_owned()))
         .into();
@@ -82,6 +85,6 @@ mod tests {
         let text: Vec<_> = set.iter().map(|(n, v)| format!("{}={}", n.display(), v.display())).collect();
         let path = format!("PATH=/opt/bin:{DEFAULT_PATH}");
         assert_eq!(text, ["A=1", "C=/root/c", "D=1", "G=x y", &path]);
-        assert_eq!((faults.len(), faults[0].1.line), (1, 3));
+        assert_eq!((faults.len(), faults[0].1.line), (1, 2));
     }
 }

@@ -139,7 +139,7 @@ impl State {
         }
         let mut upstream = TcpStream::connect(&self.upstream)?;
         upstream.write_all(format!("{forwarded}\r\n").as_bytes())?;
-        let sent = if let Some(What::CutUpload(after)) = fault { after } else { length };
+        let sent = if let Some(What::CutUpload(after)) = fault { after.min(length) } else { length };
         std::io::copy(&mut (&mut reader).take(sent), &mut upstream)?;
         if sent < length {
             return Ok(());
