@@ -19,8 +19,11 @@ const HOME: &str = "/root";
 /// What means nothing outside of skiff, or is made by who runs it.
 const LEFT_OUT: [&str; 3] = ["PWD", "PS1", "OLDPWD"];
 
+/// Names and values.
+pub type Variables = Vec<(OsString, OsString)>;
+
 /// The variables that scripts, by their paths, set; and the scripts that are left out, each with the place.
-pub fn variables(scripts: &Texts, tree: &Tree) -> (Vec<(OsString, OsString)>, Vec<(PathBuf, Unsupported)>) {
+pub fn variables(scripts: &Texts, tree: &Tree) -> (Variables, Vec<(PathBuf, Unsupported)>) {
     let mut shell = Shell::default();
     shell.export(b"HOME", HOME);
     shell.export(b"PATH", DEFAULT_PATH);
@@ -34,9 +37,9 @@ pub fn variables(scripts: &Texts, tree: &Tree) -> (Vec<(OsString, OsString)>, Ve
     }
     let set = shell.variables.into_iter().filter_map(|(name, variable)| {
         let value = variable.value.filter(|_| variable.exported)?;
-        let own = !LEFT_OUT.iter().any(|left| left.as_bytes() == name)
-            && !(name == b"HOME" && value == HOME.as_bytes());
-        own.then(|| (OsString::from_vec(name), OsString::from_vec(value)))
+        let untouched = name == b"HOME" && value == HOME.as_bytes();
+        let foreign = untouched || LEFT_OUT.iter().any(|left| left.as_bytes() == name);
+        (!foreign).then(|| (OsString::from_vec(name), OsString::from_vec(value)))
     });
     (set.collect(), faults)
 }
