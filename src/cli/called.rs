@@ -236,11 +236,11 @@ mod tests {
 
     #[test]
     fn verbs_that_are_not_there_are_answered_under_every_name() {
-        for given in ["skiff push a.sif oras://h/a", "apptainer -q push --help", "singularity help push"] {
-            assert!(words(given).starts_with("answer no verb \"push\": "), "{given}: {}", words(given));
+        for given in ["skiff search a", "apptainer -q search --help", "singularity help search"] {
+            assert!(words(given).starts_with("answer no verb \"search\": "), "{given}: {}", words(given));
         }
         assert!(words("apptainer sif --x add").starts_with("answer no verb \"sif add\""));
-        assert_eq!(words("apptainer sif list push"), "apptainer sif list push");
-        assert_eq!(words("apptainer exec push pull"), "apptainer exec push pull");
+        assert_eq!(words("apptainer sif list search"), "apptainer sif list search");
+        assert_eq!(words("apptainer exec search pull"), "apptainer exec search pull");
     }
 }

@@ -25,14 +25,10 @@ const REBUILD: &str =
 /// All of them.
 #[rustfmt::skip]
 pub const ELSEWHERE: &[Elsewhere] = &[
-    Elsewhere { names: &["push"], why: "skiff uploads no images yet",
-        instead: "an image is one file: copy it, or use oras push REGISTRY/NAME:TAG a.sif:application/vnd.sylabs.sif.layer.v1.sif" },
-    Elsewhere { names: &["search"], why: "skiff changes and searches no registry yet",
+    Elsewhere { names: &["search"], why: "skiff searches no registry and deletes nothing there",
         instead: "ask it with its own tools, for example: podman search WORD" },
-    Elsewhere { names: &["delete"], why: "skiff changes and searches no registry yet",
+    Elsewhere { names: &["delete"], why: "skiff searches no registry and deletes nothing there",
         instead: "delete there with another tool: skopeo delete docker://REGISTRY/NAME:TAG" },
-    Elsewhere { names: &["tag"], why: "skiff changes and searches no registry yet",
-        instead: "name it there with another tool: oras tag REGISTRY/NAME:TAG NEW" },
     Elsewhere { names: &["remote"], why: "skiff keeps no list of services", instead: "log in to a registry with skiff registry login HOST; a library is named in library://HOST/... or --library URL" },
     Elsewhere { names: &["keyserver"], why: SIGNATURES, instead: DETACHED },
     Elsewhere { names: &["key", "keys"], why: SIGNATURES, instead: DETACHED },

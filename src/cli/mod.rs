@@ -12,6 +12,7 @@
 //! inspect.rs inspect, run-help
 //! cache.rs   cache list, clean
 //! pull.rs    pull; in fetch.rs the flags of all verbs that may fetch an image
+//! push.rs    push, tag
 //! registry.rs registry login, logout, list
 //! mpi.rs     mpi
 //! sbom.rs    sbom
@@ -37,6 +38,7 @@ pub mod mpi;
 pub mod namespaces;
 pub mod other;
 pub mod pull;
+pub mod push;
 pub mod registry;
 pub mod run;
 pub mod sbom;
@@ -189,6 +191,12 @@ pub enum Verb {
     /// Fetch an image into a file
     #[command(after_long_help = pull::EXAMPLES)]
     Pull(Lazy<pull::PullArgs>),
+    /// Put an image into a registry
+    #[command(after_long_help = push::EXAMPLES)]
+    Push(Lazy<push::PushArgs>),
+    /// Give an image of a registry a further tag there
+    #[command(after_long_help = push::TAG_EXAMPLES)]
+    Tag(Lazy<push::TagArgs>),
     /// Keep names and passwords for registries
     #[command(after_long_help = registry::EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
     Registry(registry::RegistryArgs),

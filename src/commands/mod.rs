@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! argv -> cli::called -> cli::Cli
-//!     -> exec | run | shell | test | inspect | pull | registry | build | cache | sif | sbom | mpi | gpu | broadcast | doctor
+//!     -> exec | run | shell | test | inspect | pull | push | tag | registry | build | cache | sif | sbom | mpi | gpu | broadcast | doctor
 //!        | completions | docs -> exit status
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod inspect;
 pub mod mpi;
 pub mod obtain;
 pub mod pull;
+pub mod push;
 pub mod registry;
 pub mod sbom;
 pub mod sif;
@@ -90,6 +91,8 @@ fn dispatch(cli: &Cli) -> Result<i32> {
         Verb::RunHelp(args) => inspect::run_help(args, global),
         Verb::Inspect(args) => inspect::run(&args.0, global),
         Verb::Pull(args) => pull::run(args, global),
+        Verb::Push(args) => push::run(args, global),
+        Verb::Tag(args) => push::tag(args, global),
         Verb::Registry(args) => registry::run(args, global),
         Verb::Build(args) => build::run(args, global),
         Verb::Cache(args) => cache::run(args, global),

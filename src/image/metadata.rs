@@ -26,6 +26,8 @@ use crate::error::{Context, Result};
 pub const APPS: &str = "/scif/apps";
 /// The name of the object in a SIF.
 pub const OBJECT_NAME: &str = "inspect-metadata.json";
+/// The name of the object with the configuration of the OCI image that a SIF was made of.
+pub const OCI_CONFIG_NAME: &str = "oci-config.json";
 /// Where an image keeps what it says of itself.
 const DIRECTORY: &str = "/.singularity.d";
 /// The text that the image was built from.
@@ -131,6 +133,16 @@ pub fn of_sif(sif: &Sif, whole: &Source) -> Result<Option<Attributes>> {
     let Some(bytes) = object(sif, whole, DataType::GENERIC_JSON, Some(OBJECT_NAME))? else { return Ok(None) };
     let document: Option<Document<Attributes>> = serde_json::from_slice(&bytes).ok();
     Ok(document.map(|document| document.data.attributes))
+}
+
+/// The configuration of the OCI image that a SIF was made of, as it came; none in other images.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn oci_config(image: &Image) -> Result<Option<Vec<u8>>> {
+    let Some(sif) = &image.sif else { return Ok(None) };
+    let whole = Source::whole(image.file.clone()).tried(|| format!("cannot read {:?}", image.path))?;
+    object(sif, &whole, DataType::GENERIC_JSON, Some(OCI_CONFIG_NAME))
 }
 
 /// The bytes of the first object of that type and name; one that is too long is passed over.

@@ -32,11 +32,22 @@ pub struct Written {
     pub sockets: Vec<PathBuf>,
 }
 
-/// Writes all files of an image to `out`. `out` sees many small writes.
+/// A program that a stream has beside the image's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Absolute; its directory is in the image.
+    pub path: PathBuf,
+    /// What it is.
+    pub content: Vec<u8>,
+    /// Its time, in seconds since 1970.
+    pub time: u64,
+}
+
+/// Writes all files of an image to `out`, and then `programs`. `out` sees many small writes.
 ///
 /// # Errors
 /// A damaged image; `out` that fails.
-pub fn write_tar(image: &Squashfs, out: &mut dyn Write) -> Result<Written> {
+pub fn write_tar(image: &Squashfs, programs: &[Program], out: &mut dyn Write) -> Result<Written> {
     let mut builder = Builder::new(out);
     let mut written = Written::default();
     let mut names: HashMap<u32, PathBuf> = HashMap::new();
@@ -65,6 +76,18 @@ pub fn write_tar(image: &Squashfs, out: &mut dyn Write) -> Result<Written> {
             _ => write_entry(&mut builder, path, &entry).tried(tried),
         }
     })?;
+    for Program { path, content, time } in programs {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(*time);
+        header.set_size(content.len() as u64);
+        let added = builder.append_data(&mut header, inner(path), content.as_slice());
+        added.tried(|| format!("cannot write {path:?} to a tar stream"))?;
+        written.entries += 1;
+    }
     builder.finish().tried(|| "cannot write the end of a tar stream".to_owned())?;
     Ok(written)
 }

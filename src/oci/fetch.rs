@@ -9,7 +9,6 @@
 //!
 //! How the bytes of a part come is in [`super::transfer`].
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +16,6 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest as _, Sha256};
 
 use super::credentials::Keys;
@@ -30,7 +28,7 @@ use super::transfer::{One, Part, Progress, fetch_one, without_cache};
 use super::{Blob, Digest, OciImage, Platform};
 use crate::cache::store::Meant;
 use crate::cache::{Kind as Stored, Store};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// How many parts are fetched at a time.
 const AT_A_TIME: usize = 4;
@@ -159,16 +157,7 @@ impl<'a> Fetch<'a> {
         let wanted: Vec<&Descriptor> = std::iter::once(&resolved.config).chain(&resolved.layers).collect();
         let mut blobs = self.blobs(&wanted, &resolved.registries)?.into_iter();
         let config = blobs.next().ok_or_else(|| Error::new(Kind::Internal, "no blob came back"))?;
-        let kept = || "cannot keep the manifest".to_owned();
-        let mut file = File::from(memfd_create("manifest", MemfdFlags::CLOEXEC).tried(kept)?);
-        file.write_all(&resolved.manifest).tried(kept)?;
-        let manifest = Blob {
-            digest: resolved.digest,
-            media_type: String::new(),
-            size: resolved.manifest.len() as u64,
-            file,
-            offset: 0,
-        };
+        let manifest = Blob::of_bytes("", &resolved.manifest)?;
         Ok(OciImage { manifest, config, layers: blobs.collect() })
     }
 

@@ -5,7 +5,9 @@
 //!         ──▶ 429, 500, 502, 503, 504                     again, after the time that Retry-After says, or else
 //!         ──▶ no answer: cut, damaged, nothing for long   after 0.5 s, 1 s, 2 s, 4 s; five times in all
 //!         ──▶ nobody there: refused, no such host         an error at once
-//!         ──▶ 301, 302, 303, 307, 308                     there, without the authorization where the host is another
+//!         ──▶ 301, 302, 303, 307, 308                     there, without the authorization where the host is another;
+//!                                                     what takes something along goes there for 307 and 308 alone,
+//!                                                     and to no other host
 //! ```
 //!
 //! Plain HTTP is spoken where it was asked for, and with servers of this machine. TLS trusts the authorities of the
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use ureq::http::{HeaderMap, Request, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 use crate::error::{Context, Error, Result};
 
@@ -40,6 +42,8 @@ const CERTIFICATES_BYTES: u64 = 16 << 20;
 /// Where certificates of single hosts are.
 const CERTIFICATES_OF_HOSTS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
+pub use ureq::http::Method;
+
 /// What a server answered.
 pub type Response = ureq::http::Response<Body>;
 
@@ -49,22 +53,27 @@ pub type Tell = dyn Fn(&str) + Sync + Send;
 /// A request.
 #[derive(Debug, Clone, Default)]
 pub struct Ask {
-    /// Only the head of the answer.
-    pub head: bool,
+    /// What is to be done; GET by default.
+    pub method: Method,
     /// Where.
     pub url: String,
     /// More headers.
     pub headers: Vec<(&'static str, String)>,
     /// `Authorization`, for that host alone.
     pub authorization: Option<String>,
-    /// A form to be posted.
-    pub form: Option<String>,
+    /// What goes along with it, but for GET and HEAD.
+    pub body: Vec<u8>,
 }
 
 impl Ask {
     /// A GET.
     pub fn get(url: impl Into<String>) -> Self {
         Self { url: url.into(), ..Self::default() }
+    }
+
+    /// Whether it changes nothing where it is asked.
+    fn is_safe(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
     }
 }
 
@@ -93,7 +102,6 @@ impl Http {
     /// # Errors
     /// When there is none after all attempts, or none can be hoped for.
     pub fn ask(&self, ask: &Ask) -> Result<Response> {
-        let tried = || format!("cannot ask {}", shown(&ask.url));
         let mut wait = FIRST_WAIT;
         for attempt in 1.. {
             let last = attempt == ATTEMPTS;
@@ -119,20 +127,26 @@ impl Http {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Http(error)) => {
                     if last || !is_passing(&error) {
-                        let unanswered = Error::host(tried());
-                        let error = match error {
-                            // Its own words, without "io:" before them.
-                            ureq::Error::Io(error) => unanswered.because(error),
-                            error => unanswered.because(error),
-                        };
-                        return Err(explain(error, &ask.url));
+                        return Err(unanswered(ask, error));
                     }
                     thread::sleep(wait);
                 }
             }
             wait *= 2;
         }
-        Err(Error::host(tried()))
+        Err(Error::host(tried(ask)))
+    }
+
+    /// Asks once, with `bytes` bytes of `body` going along. Nothing is done again and no redirection is followed: only
+    /// the caller can begin the body anew.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn send(&self, ask: &Ask, body: &mut dyn Read, bytes: u64) -> Result<Response> {
+        let agent = self.agent(&ask.url)?;
+        let request = head_of(ask).header(header::CONTENT_LENGTH, bytes).body(SendBody::from_reader(body));
+        let answered = request.map_err(ureq::Error::Http).and_then(|request| agent.run(request));
+        answered.map_err(|error| unanswered(ask, error))
     }
 
     /// One attempt, redirections followed.
@@ -144,12 +158,16 @@ impl Http {
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
+            let kept = matches!(response.status().as_u16(), 307 | 308);
             let place = response.headers().get(header::LOCATION).and_then(|place| place.to_str().ok());
             let wrong = |why: &str| {
                 Failure::Final(Error::host(format!("cannot ask {}: it sends us {why}", shown(&ask.url))))
             };
             let place = place.ok_or_else(|| wrong("on, and does not say where"))?;
             let next = join(&ask.url, place).ok_or_else(|| wrong("to what is no address"))?;
+            if !ask.is_safe() && (!kept || host_of(&next) != origin) {
+                return Ok(response);
+            }
             let downgraded = ask.url.starts_with("https:") && !next.starts_with("https:");
             if downgraded && !self.plain_allowed && !is_near(&next) {
                 return Err(wrong("from TLS to plain HTTP, where anybody may change what comes"));
@@ -157,7 +175,6 @@ impl Http {
             if host_of(&next) != origin || downgraded {
                 ask.authorization = None;
             }
-            ask.form = None;
             ask.url = next;
         }
         Err(Failure::Final(Error::host(format!(
@@ -168,22 +185,12 @@ impl Http {
 
     fn once(&self, ask: &Ask) -> std::result::Result<Response, Failure> {
         let agent = self.agent(&ask.url).map_err(Failure::Final)?;
-        let mut request = Request::builder().uri(&ask.url);
-        for (name, value) in &ask.headers {
-            request = request.header(*name, value);
-        }
-        if let Some(authorization) = &ask.authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
-        }
-        let answered = match &ask.form {
-            Some(form) => {
-                let request =
-                    request.method("POST").header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-                request.body(form.as_str()).map_err(ureq::Error::Http).and_then(|request| agent.run(request))
-            }
-            None => {
-                let request = request.method(if ask.head { "HEAD" } else { "GET" });
-                request.body(()).map_err(ureq::Error::Http).and_then(|request| agent.run(request))
+        let request = head_of(ask);
+        let answered = match ask.is_safe() {
+            true => request.body(()).map_err(ureq::Error::Http).and_then(|request| agent.run(request)),
+            false => {
+                let request = request.body(ask.body.as_slice());
+                request.map_err(ureq::Error::Http).and_then(|request| agent.run(request))
             }
         };
         answered.map_err(Failure::Http)
@@ -233,6 +240,32 @@ impl Http {
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build())
     }
+}
+
+/// A request, but for what goes along with it.
+fn head_of(ask: &Ask) -> ureq::http::request::Builder {
+    let mut request = Request::builder().method(ask.method.clone()).uri(&ask.url);
+    for (name, value) in &ask.headers {
+        request = request.header(*name, value);
+    }
+    if let Some(authorization) = &ask.authorization {
+        request = request.header(header::AUTHORIZATION, authorization);
+    }
+    request
+}
+
+fn unanswered(ask: &Ask, error: ureq::Error) -> Error {
+    let unanswered = Error::host(tried(ask));
+    let error = match error {
+        // Its own words, without "io:" before them.
+        ureq::Error::Io(error) => unanswered.because(error),
+        error => unanswered.because(error),
+    };
+    explain(error, &ask.url)
+}
+
+fn tried(ask: &Ask) -> String {
+    format!("cannot ask {}", shown(&ask.url))
 }
 
 /// Why there is no answer.

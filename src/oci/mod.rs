@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod daemon;
 mod digest;
 pub mod documents;
+pub mod export;
 pub mod fetch;
 pub mod http;
 pub mod layers;
@@ -22,20 +23,25 @@ pub mod local;
 pub mod manifest;
 pub mod mirrors;
 pub mod platform;
+pub mod push;
 pub mod reference;
 pub mod registry;
 pub mod semantics;
 mod store;
 pub mod token;
 pub mod transfer;
+mod upload;
 pub mod web;
 
 pub use digest::Digest;
 pub use platform::Platform;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{Context, Error, Result};
 
@@ -55,6 +61,18 @@ pub struct Blob {
 }
 
 impl Blob {
+    /// A blob in memory, for what is short.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of_bytes(media_type: &str, bytes: &[u8]) -> Result<Self> {
+        let kept = || "cannot keep a part of an image in memory".to_owned();
+        let mut file = File::from(memfd_create("blob", MemfdFlags::CLOEXEC).tried(kept)?);
+        file.write_all(bytes).tried(kept)?;
+        let digest = Digest::from_sum(Sha256::digest(bytes).into());
+        Ok(Self { digest, media_type: media_type.to_owned(), size: bytes.len() as u64, file, offset: 0 })
+    }
+
     /// Reads some of its bytes; gives how many there were.
     ///
     /// # Errors
@@ -141,14 +159,9 @@ pub enum Added {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use sha2::Digest as _;
-    use std::io::Write;
 
     /// A blob in a file of its own.
     pub fn blob(bytes: &[u8]) -> Blob {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(bytes).unwrap();
-        let digest = Digest::from_sum(sha2::Sha256::digest(bytes).into());
-        Blob { digest, media_type: String::new(), size: bytes.len() as u64, file, offset: 0 }
+        Blob::of_bytes("", bytes).unwrap()
     }
 }

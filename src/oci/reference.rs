@@ -313,7 +313,8 @@ fn has_host_letters(host: &str) -> bool {
     !name.is_empty() && name.bytes().all(letters) && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
-fn is_tag(tag: &str) -> bool {
+/// Whether that can be a tag.
+pub fn is_tag(tag: &str) -> bool {
     let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     (1..=TAG_BYTES).contains(&tag.len()) && tag.bytes().all(letters) && !tag.starts_with(['.', '-'])
 }

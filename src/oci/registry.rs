@@ -1,4 +1,5 @@
-//! Asking one repository of a registry (OCI distribution specification 1.1, "Pull").
+//! Asking one repository of a registry (OCI distribution specification 1.1, "Pull"). How something is put into it is in
+//! [`super::upload`].
 //!
 //! ```text
 //! HEAD /v2/NAME/manifests/TAG       the digest, and nothing to read
@@ -10,6 +11,7 @@
 //! one that does not let us in, [`Kind::Image`] one that has no such image.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
@@ -17,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Digest;
 use super::credentials::{Credential, Keys};
-use super::http::{ATTEMPTS, Ask, Http, Response, is_near, read_limited, shown};
+use super::http::{ATTEMPTS, Ask, Http, Method, Response, host_of, is_near, read_limited, shown};
 use super::manifest::{ACCEPTED, MANIFEST_BYTES};
 use super::mirrors::Endpoint;
 use super::reference::DEFAULT_HOST;
@@ -40,6 +42,10 @@ pub struct Registry<'a> {
     endpoint: Endpoint,
     base: Mutex<String>,
     authorization: Mutex<Option<String>>,
+    /// Something is to be put into it.
+    pushes: bool,
+    /// It has answered in the protocol in which it was asked.
+    understood: AtomicBool,
 }
 
 impl<'a> Registry<'a> {
@@ -48,7 +54,22 @@ impl<'a> Registry<'a> {
         let host = if endpoint.host == DEFAULT_HOST { DEFAULT_API } else { &endpoint.host };
         let plain = endpoint.plain || is_near(&format!("http://{}", endpoint.host));
         let base = format!("{}://{host}", if plain { "http" } else { "https" });
-        Self { http, keys, endpoint, base: Mutex::new(base), authorization: Mutex::new(None) }
+        let base = Mutex::new(base);
+        Self {
+            http,
+            keys,
+            endpoint,
+            base,
+            authorization: Mutex::new(None),
+            pushes: false,
+            understood: AtomicBool::new(false),
+        }
+    }
+
+    /// For putting something into it: leave for that is asked for where it is asked for leave.
+    #[must_use]
+    pub fn pushing(self) -> Self {
+        Self { pushes: true, ..self }
     }
 
     fn base(&self) -> String {
@@ -61,7 +82,8 @@ impl<'a> Registry<'a> {
     /// See the module's header.
     pub fn digest_of(&self, version: &str) -> Result<Option<Digest>> {
         let path = format!("manifests/{version}");
-        let response = self.ask(&path, true, &[("accept", ACCEPTED.to_owned())])?;
+        let ask = Ask { method: Method::HEAD, ..accepting(&path) };
+        let response = self.ask(&ask)?;
         if response.status().as_u16() == 405 {
             return Ok(None);
         }
@@ -77,7 +99,7 @@ impl<'a> Registry<'a> {
         let path = format!("manifests/{version}");
         let wanted = version.parse::<Digest>().ok();
         for attempt in 1.. {
-            let response = self.ask(&path, false, &[("accept", ACCEPTED.to_owned())])?;
+            let response = self.ask(&accepting(&path))?;
             if !response.status().is_success() {
                 return Err(self.refused(&path, response, version));
             }
@@ -113,30 +135,36 @@ impl<'a> Registry<'a> {
     pub fn blob(&self, digest: &Digest, offset: u64) -> Result<Response> {
         let path = format!("blobs/{digest}");
         let range = (offset > 0).then(|| ("range", format!("bytes={offset}-")));
-        let response = self.ask(&path, false, range.as_slice())?;
+        let response = self.ask(&Ask { headers: range.into_iter().collect(), ..Ask::get(&path) })?;
         if response.status().is_success() {
             return Ok(response);
         }
         Err(self.refused(&path, response, &digest.to_string()))
     }
 
-    /// Asks, and logs in where the registry wants that.
-    fn ask(&self, path: &str, head: bool, headers: &[(&'static str, String)]) -> Result<Response> {
+    /// Asks, and logs in where the registry wants that. What has no host is the path of something in the repository.
+    pub(super) fn ask(&self, ask: &Ask) -> Result<Response> {
+        self.admitted(ask, &|ask| self.http.ask(ask))
+    }
+
+    /// The same for who asks in a way of his own.
+    pub(super) fn admitted(&self, ask: &Ask, send: &dyn Fn(&Ask) -> Result<Response>) -> Result<Response> {
         let mut logins = 0;
         loop {
             let base = self.base();
             let used = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let ask = Ask {
-                head,
-                url: format!("{base}/v2/{}/{path}", self.endpoint.repository),
-                headers: headers.to_vec(),
-                authorization: used.clone(),
-                form: None,
-            };
-            let response = self.http.ask(&ask)?;
+            let url = self.address(&ask.url);
+            if host_of(&url) != host_of(&base) {
+                // Another server, which is no business of the registry's leave: it was named by its address alone.
+                return send(&Ask { url, ..ask.clone() });
+            }
+            let response = send(&Ask { url, authorization: used.clone(), ..ask.clone() })?;
             match response.status().as_u16() {
                 // What a server with TLS says to plain HTTP.
-                400 if base.starts_with("http:") && !self.endpoint.plain => {
+                400 if base.starts_with("http:")
+                    && !self.endpoint.plain
+                    && !self.understood.load(Ordering::Relaxed) =>
+                {
                     *self.base.lock().unwrap_or_else(PoisonError::into_inner) =
                         base.replacen("http:", "https:", 1);
                 }
@@ -146,9 +174,25 @@ impl<'a> Registry<'a> {
                         return Ok(response);
                     }
                 }
-                _ => return Ok(response),
+                _ => {
+                    self.understood.store(true, Ordering::Relaxed);
+                    return Ok(response);
+                }
             }
         }
+    }
+
+    /// The whole address of something in the repository; of a whole address, itself.
+    pub(super) fn address(&self, path: &str) -> String {
+        match path.contains("://") {
+            true => path.to_owned(),
+            false => format!("{}/v2/{}/{path}", self.base(), self.endpoint.repository),
+        }
+    }
+
+    /// How it is asked.
+    pub(super) fn http(&self) -> &Http {
+        self.http
     }
 
     /// Gets what the registry asks for; false when there is nothing that could satisfy it.
@@ -158,7 +202,7 @@ impl<'a> Registry<'a> {
         if held.as_deref() != used {
             return Ok(true);
         }
-        let Some(challenge) = Challenge::of(response) else { return Ok(false) };
+        let Some(mut challenge) = Challenge::of(response) else { return Ok(false) };
         let Endpoint { host, repository, plain } = &self.endpoint;
         let known = self.keys.find(host, repository)?;
         let plain = *plain || is_near(&self.base());
@@ -167,15 +211,21 @@ impl<'a> Registry<'a> {
                 .because("the password would go over plain HTTP"));
         }
         // To log in is to ask for nothing in particular.
+        let actions = if self.pushes { "pull,push" } else { "pull" };
         let scope =
-            if repository.is_empty() { String::new() } else { format!("repository:{repository}:pull") };
+            if repository.is_empty() { String::new() } else { format!("repository:{repository}:{actions}") };
+        if let (Challenge::Bearer { scope: asked, .. }, true) = (&mut challenge, self.pushes) {
+            // What is asked for first is to be read alone; leave to write is got at once.
+            *asked = Some(scope.clone());
+        }
         let got = challenge.answer(self.http, known.as_ref(), &scope, plain)?;
         let useful = got.is_some() && (challenge != Challenge::Basic || got.as_deref() != used);
         *held = got;
         Ok(useful)
     }
 
-    fn what(&self, version: &str) -> String {
+    /// What something in the repository is called.
+    pub(super) fn what(&self, version: &str) -> String {
         let Endpoint { host, repository, .. } = &self.endpoint;
         let joint = if version.starts_with("sha256:") { '@' } else { ':' };
         format!("{host}/{repository}{joint}{version}")
@@ -188,7 +238,8 @@ impl<'a> Registry<'a> {
         }
     }
 
-    fn refused(&self, path: &str, response: Response, version: &str) -> Error {
+    /// The error that an answer is.
+    pub(super) fn refused(&self, path: &str, response: Response, version: &str) -> Error {
         let status = response.status().as_u16();
         let said = read_limited(response, MESSAGE_BYTES).ok().and_then(|bytes| message(&bytes));
         self.refusal(path, status, version, said)
@@ -196,23 +247,40 @@ impl<'a> Registry<'a> {
 
     fn refusal(&self, path: &str, status: u16, version: &str, said: Option<String>) -> Error {
         let what = self.what(version);
-        let address = shown(&format!("{}/v2/{}/{path}", self.base(), self.endpoint.repository));
+        let address = shown(&self.address(path));
         let because = match &said {
             Some(said) => format!("{address} answers {status}: {said}"),
             None => format!("{address} answers {status}"),
         };
         let host = &self.endpoint.host;
+        let fetch = if self.pushes { "push" } else { "fetch" };
         match status {
+            401 | 403 if self.pushes => Error::usage(format!("no leave to push {what}"))
+                .because(because)
+                .hint(format!("log in as somebody who may write there: skiff registry login {host}")),
+            404 if path.contains("/uploads/") => Error::usage(format!("cannot push {what}: there is no such repository"))
+                .because(because)
+                .hint("some registries want it made on their own pages first"),
+            405 if self.pushes => Error::usage(format!("cannot push {what}: {host} takes nothing"))
+                .because(because)
+                .hint("it may be for reading alone, or hold copies of another registry's images"),
+            413 if self.pushes => Error::usage(format!("cannot push {what}: it is too large for {host}"))
+                .because(because),
             404 => Error::image(format!("there is no image {what}")).because(because),
             401 | 403 => Error::usage(format!("no leave to fetch {what}"))
                 .because(because)
                 .hint(format!("the name may be wrong (registries often say this of what is not there); or log in: skiff registry login {host}")),
-            429 => Error::host(format!("cannot fetch {what}: {host} allows no more requests now"))
+            429 => Error::host(format!("cannot {fetch} {what}: {host} allows no more requests now"))
                 .because(because)
                 .hint(format!("wait, or log in for more: skiff registry login {host}")),
-            _ => Error::host(format!("cannot fetch {what}")).because(because),
+            _ => Error::host(format!("cannot {fetch} {what}")).because(because),
         }
     }
+}
+
+/// Asks for a manifest of any kind that is known.
+fn accepting(path: &str) -> Ask {
+    Ask { headers: vec![("accept", ACCEPTED.to_owned())], ..Ask::get(path) }
 }
 
 /// Tries a name and a password at a registry.
@@ -247,7 +315,8 @@ pub fn check_login(http: &Http, host: &str, credential: &Credential, plain: bool
     }
 }
 
-fn told_digest(response: &Response) -> Option<Digest> {
+/// The digest that an answer tells.
+pub(super) fn told_digest(response: &Response) -> Option<Digest> {
     response.headers().get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }
 

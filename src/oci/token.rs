@@ -13,7 +13,7 @@
 use serde::Deserialize;
 
 use super::credentials::Credential;
-use super::http::{Ask, Http, Response, is_near, read_limited, shown};
+use super::http::{Ask, Http, Method, Response, is_near, read_limited, shown};
 use crate::error::{Context, Error, Result};
 
 /// No answer with a token is longer.
@@ -106,7 +106,12 @@ impl Challenge {
                 let more =
                     [("grant_type", "refresh_token"), ("client_id", "skiff"), ("refresh_token", token)];
                 let form: Vec<_> = parameters.iter().copied().chain(more).collect();
-                Ask { form: Some(encoded(&form)), ..Ask::get(realm) }
+                Ask {
+                    method: Method::POST,
+                    headers: vec![("content-type", "application/x-www-form-urlencoded".to_owned())],
+                    body: encoded(&form).into_bytes(),
+                    ..Ask::get(realm)
+                }
             }
             _ => {
                 let joint = if realm.contains('?') { '&' } else { '?' };

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::fetch::{Fetch, hex_of};
-use super::http::{Ask, Http, Response, shown};
+use super::http::{Ask, Http, Method, Response, shown};
 use super::transfer::{One, fetch_one};
 use crate::cache::Kind as Stored;
 use crate::error::{Error, Result};
@@ -33,7 +33,7 @@ pub fn resolve(fetch: &Fetch<'_>, address: &str) -> Result<Found> {
         return Err(Error::usage(format!("cannot fetch {}: it is plain HTTP", shown(address)))
             .hint("anybody on the way may change what comes; --no-https fetches it all the same"));
     }
-    let response = fetch.http.ask(&Ask { head: true, ..Ask::get(address) })?;
+    let response = fetch.http.ask(&Ask { method: Method::HEAD, ..Ask::get(address) })?;
     let text = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
     if !response.status().is_success() {
         // Some servers answer no HEAD.

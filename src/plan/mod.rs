@@ -4,6 +4,7 @@
 //! from the arguments, the host's facts and the image's metadata; `launch` carries it out in order and
 //! decides nothing. It can be printed (`--dry-run`), compared, and tested without any privilege.
 
+pub mod alone;
 pub mod answers;
 pub mod app;
 pub mod asked;

@@ -146,7 +146,8 @@ fn what_is_not_there_is_answered_and_never_passed_over() {
     let place = Place::new("dropin-answers");
     links(&place);
     for command in [
-        "apptainer push a.sif oras://127.0.0.1:1/a",
+        "apptainer search a",
+        "apptainer push a.sif library://a/b/c",
         "apptainer pull a.sif shub://a/b",
         "singularity instance start a.sif db",
         "apptainer key newpair",
@@ -154,7 +155,7 @@ fn what_is_not_there_is_answered_and_never_passed_over() {
         "apptainer sif add a.sif b",
         "apptainer -c conf exec a.sif true",
         "apptainer --config=conf exec a.sif true",
-        "apptainer help push",
+        "apptainer help search",
         "apptainer exec docker://127.0.0.1:1/debian true",
         "apptainer exec instance://db true",
         "apptainer build a.sif ipfs://a",

@@ -21,6 +21,7 @@ use crate::cli::Global;
 use crate::cli::build::BuildArgs;
 use crate::error::{Context, Result};
 use crate::image::Tree;
+use crate::image::metadata::OCI_CONFIG_NAME;
 use crate::image::sif::{Architecture, DataType, Extra, NewObject};
 use crate::image::source::Source;
 use crate::image::squashfs::{OpenOptions, Squashfs};
@@ -30,9 +31,6 @@ use crate::oci::local::Local;
 use crate::oci::semantics::{self, Facts};
 use crate::oci::{OciImage, Platform};
 use crate::sys::signals::catch_stop;
-
-/// The name of the object with the configuration.
-const CONFIG_NAME: &str = "oci-config.json";
 
 /// Builds the target from an image on this machine.
 pub fn build(args: &BuildArgs, local: &Local, source: &OsStr, global: &Global) -> Result<()> {
@@ -94,7 +92,7 @@ fn convert(
     let partition = Source::new(Arc::new(written), offset, length);
     let tree = Tree::Squashfs(Squashfs::open(partition.clone(), OpenOptions::default())?);
     metadata::add(&mut making.sif, &tree, architecture, making.time)?;
-    let object = NewObject::new(DataType::GENERIC_JSON, CONFIG_NAME, Extra::None);
+    let object = NewObject::new(DataType::GENERIC_JSON, OCI_CONFIG_NAME, Extra::None);
     making.sif.add_bytes(object, &bytes)?;
     Ok((making.finish()?, partition))
 }

@@ -33,6 +33,7 @@ use crate::oci::fetch::{Fetch, hex_of};
 use crate::oci::http::Http;
 use crate::oci::mirrors::Mirrors;
 use crate::oci::reference::{Name, Reference};
+use crate::oci::registry::Registry;
 use crate::oci::transfer::Progress;
 use crate::oci::{OciImage, Platform, archive, daemon, layout, library, web};
 use crate::sys::signals::{STOP, catch_stop, release_stop};
@@ -175,6 +176,26 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// A registry that something is put into: the one that is named, whatever mirrors it has for reading.
+    ///
+    /// # Errors
+    /// One that is blocked by the settings.
+    pub fn registry(&self, name: &Name) -> Result<Registry<'_>> {
+        let own = self.mirrors.endpoints(name, self.plain)?.pop();
+        let own = own.ok_or_else(|| Error::new(Kind::Internal, "a name has no registry"))?;
+        Ok(Registry::new(&self.http, &self.keys, own).pushing())
+    }
+
+    /// A file without a name, for what is made on the way.
+    ///
+    /// # Errors
+    /// There can be none.
+    pub fn temporary_file(&self) -> Result<File> {
+        tempfile::tempfile_in(&self.scratch)
+            .tried(|| format!("cannot write into {:?}", self.scratch))
+            .map_err(|error| error.hint("SKIFF_TMPDIR names another directory"))
+    }
+
     fn fetch<'s>(&'s self, progress: &'s Progress) -> Fetch<'s> {
         Fetch {
             http: &self.http,
@@ -305,8 +326,7 @@ impl<'a> Session<'a> {
                 Err(error) => self.without_cache(&error),
             }
         }
-        let file =
-            tempfile::tempfile_in(&self.scratch).tried(|| format!("cannot write into {:?}", self.scratch))?;
+        let file = self.temporary_file()?;
         let packed = write(&file)?;
         packed.warnings.lines().for_each(|line| warn(self.global, line));
         Ok(unnamed(file))

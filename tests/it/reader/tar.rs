@@ -12,7 +12,7 @@ fn gnu_tar_unpacks_what_is_written() {
     mksquashfs(tree.path(), &image, "-comp zstd");
     let image = open(&image);
     let mut bytes = Vec::new();
-    let written = write_tar(&image, &mut bytes).unwrap();
+    let written = write_tar(&image, &[], &mut bytes).unwrap();
     assert_eq!(written.sockets, [Path::new("/odd/socket")]);
     let files = Arc::make_mut(&mut files);
     files.remove(Path::new("/odd/socket")).unwrap();
@@ -30,7 +30,7 @@ fn gnu_tar_unpacks_what_is_written() {
     assert_equal(files, &read_source(&out), "GNU tar");
 
     let mut again = Vec::new();
-    write_tar(&image, &mut again).unwrap();
+    write_tar(&image, &[], &mut again).unwrap();
     assert!(again == bytes, "the same image gives other bytes");
 }
 
@@ -44,7 +44,7 @@ fn a_damaged_image_is_told_and_not_the_streams_fault() {
     let mut damaged = bytes;
     damaged[start as usize..(start + length) as usize].fill(0x55);
     fs::write(&path, damaged).unwrap();
-    let error = write_tar(&open(&path), &mut std::io::sink()).unwrap_err();
+    let error = write_tar(&open(&path), &[], &mut std::io::sink()).unwrap_err();
     assert_eq!(error.kind, skiff::error::Kind::Image, "{error}");
 
     struct Full;
@@ -56,6 +56,6 @@ fn a_damaged_image_is_told_and_not_the_streams_fault() {
             Ok(())
         }
     }
-    let error = write_tar(&image, &mut Full).unwrap_err();
+    let error = write_tar(&image, &[], &mut Full).unwrap_err();
     assert!(error.to_string().contains("cannot write \"/\" to a tar stream"), "{error}");
 }

@@ -4,6 +4,7 @@ mod faults;
 mod others;
 mod proxy;
 mod pull;
+mod push;
 mod server;
 mod stay;
 

@@ -22,6 +22,10 @@ pub enum What {
     Lie,
     /// Half of a body that says it is whole.
     Half,
+    /// The connection ends after so many bytes of what is sent.
+    CutUpload(u64),
+    /// It does what it is asked, and the answer is lost.
+    Deaf,
 }
 
 /// What it was asked: first lines, with the range where one was asked for.
@@ -111,9 +115,11 @@ impl State {
         let value = |name: &str| super::server::header(&head[1..], name);
         let range = value("range").map_or_else(String::new, |range| format!(" {range}"));
         self.log.lock().unwrap().push(format!("{}{range}", head[0]));
+        let length = value("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
         if let Some(tokens) = &self.tokens
             && let Some(answer) = self.answer_token(&head[0], value("authorization").as_deref(), tokens)
         {
+            std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink())?;
             return stream.write_all(answer.as_bytes());
         }
         let fault = self.fault(&head[0]);
@@ -126,17 +132,24 @@ impl State {
             let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
             !["connection", "host", "authorization"].contains(&name.as_str())
         });
-        let mut forwarded = format!("{}\r\nHost: {}\r\nConnection: close\r\n", head[0], self.upstream);
+        // Under the proxy's name, so that the registry sends who uploads here, too.
+        let mut forwarded = format!("{}\r\nHost: {}\r\nConnection: close\r\n", head[0], self.address);
         for line in kept {
             forwarded += &format!("{line}\r\n");
         }
         let mut upstream = TcpStream::connect(&self.upstream)?;
         upstream.write_all(format!("{forwarded}\r\n").as_bytes())?;
+        let sent = if let Some(What::CutUpload(after)) = fault { after.min(length) } else { length };
+        std::io::copy(&mut (&mut reader).take(sent), &mut upstream)?;
+        if sent < length {
+            return Ok(());
+        }
         let mut answer = Vec::new();
         upstream.read_to_end(&mut answer)?;
         let body = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
         match fault {
             Some(What::Cut(after)) => answer.truncate(body + after),
+            Some(What::Deaf) => return Ok(()),
             Some(What::Half) => answer.truncate(body + (answer.len() - body) / 2),
             Some(What::Lie) if body < answer.len() => {
                 let middle = body + (answer.len() - body) / 2;

@@ -48,6 +48,15 @@ impl Registry {
 
     /// The same with more lines for `http:`.
     pub fn with(place: &Place, http: &str) -> Self {
+        Self::started(place, http, &[])
+    }
+
+    /// The same for reading alone.
+    pub fn read_only(place: &Place) -> Self {
+        Self::started(place, "", &[("REGISTRY_STORAGE_MAINTENANCE_READONLY", "{enabled: true}")])
+    }
+
+    fn started(place: &Place, http: &str, settings: &[(&str, &str)]) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
         let data = place.work(format!("registry-{}", address.replace(':', "-")));
         let text = format!(
@@ -57,6 +66,7 @@ impl Registry {
         );
         let config = place.write(&format!("registry-{}.yml", address.replace(':', "-")), text);
         let mut command = place.command("docker-registry");
+        command.envs(settings.iter().copied());
         command.arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("docker-registry runs");
         let registry = Self { child, address };
