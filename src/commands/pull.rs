@@ -12,16 +12,16 @@ use crate::commands::{amount, obtain};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image;
-use crate::oci::reference::{self, Reference};
+use crate::oci::reference::Reference;
 
 /// Runs `skiff pull`.
 pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     let started = Instant::now();
     let (output, named) = words(args)?;
-    let target = target(args, output, &named);
+    let host = Host::probe();
+    let target = target(args, output, &named, &host);
     // What cannot be made is found out before anything is fetched.
     let (new, mut file) = NewFile::create(&target, args.force)?;
-    let host = Host::probe();
     let setting = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
     let platform = PlatformFlags {
         arch: args.platform.arch.clone().or_else(|| setting("PULL_ARCH")),
@@ -48,19 +48,15 @@ fn words(args: &PullArgs) -> Result<(Option<&str>, Reference)> {
         [output, image] => (Some(output.as_str()), image),
         _ => return Err(Error::usage("pull takes a file to make and an image")),
     };
-    match reference::parse(text) {
-        Some(named) => Ok((output, named?)),
-        None => match obtain::elsewhere(Path::new(text))? {
-            Some(named) => Ok((output, named)),
-            None => Err(Error::usage(format!("cannot pull {text:?}: it names no image elsewhere"))
-                .hint(format!("an image of Docker Hub is named docker://{text}"))),
-        },
+    match obtain::elsewhere(Path::new(text))? {
+        Some(named) => Ok((output, named)),
+        None => Err(Error::usage(format!("cannot pull {text:?}: it names no image elsewhere"))
+            .hint(format!("an image of Docker Hub is named docker://{text}"))),
     }
 }
 
-fn target(args: &PullArgs, output: Option<&str>, named: &Reference) -> PathBuf {
+fn target(args: &PullArgs, output: Option<&str>, named: &Reference, host: &Host) -> PathBuf {
     let name = output.map(str::to_owned).or_else(|| args.name.clone()).unwrap_or_else(|| named.file_name());
-    let host = Host::probe();
     let setting = || host.setting("PULLDIR").or_else(|| host.setting("PULLFOLDER"));
     match args.dir.clone().or_else(|| setting().map(|(_, value)| PathBuf::from(value))) {
         Some(directory) => directory.join(name),

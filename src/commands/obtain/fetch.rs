@@ -29,13 +29,13 @@ use crate::commands::{note, setting, warn};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::oci::credentials::Keys;
-use crate::oci::fetch::{Fetch, hex_of};
+use crate::oci::fetch::{Fetch, Resolved, hex_of};
 use crate::oci::http::Http;
 use crate::oci::mirrors::Mirrors;
 use crate::oci::reference::{Name, Reference};
 use crate::oci::registry::Registry;
 use crate::oci::transfer::Progress;
-use crate::oci::{OciImage, Platform, archive, daemon, layout, library, web};
+use crate::oci::{Digest, OciImage, Platform, archive, daemon, layout, library, web};
 use crate::sys::signals::{STOP, catch_stop, release_stop};
 
 /// The form of converted images: those of another one are not used. To be changed with what conversion does.
@@ -129,7 +129,10 @@ impl<'a> Session<'a> {
         let progress = Progress::default();
         match reference {
             Reference::Docker(name) => self.of_registry(name, reference, &progress),
-            Reference::Oras(name) => self.artifact(name, &progress),
+            Reference::Oras(name) => {
+                let fetch = self.fetch(&progress);
+                self.artifact(name, &fetch, &fetch.resolve(name, &self.platform)?)
+            }
             Reference::Library(name) => {
                 let fetch = self.fetch(&progress);
                 let server = self.library.as_deref();
@@ -152,7 +155,11 @@ impl<'a> Session<'a> {
                     _ => unnamed(file),
                 })
             }
-            _ => self.converted(&self.local(reference, &progress)?, reference),
+            _ => {
+                let image = self.local(reference, &progress)?;
+                let manifest = image.manifest.digest;
+                self.converted(&manifest, reference, || Ok(image))
+            }
         }
     }
 
@@ -212,27 +219,15 @@ impl<'a> Session<'a> {
         let fetch = self.fetch(progress);
         let resolved = fetch.resolve(name, &self.platform)?;
         if crate::oci::manifest::sif_layer(&resolved.layers)?.is_some() {
-            return self.artifact(name, progress);
+            return self.artifact(name, &fetch, &resolved);
         }
-        let key = image_key(&resolved.digest);
-        if let Some(found) = self.found(&key) {
-            return Ok(found);
-        }
-        // Who waits for another's conversion need not fetch its parts.
-        let lock = self.store.as_ref().map(|store| store.lock(&key, &|| self.waits(reference)));
-        if let Some(found) = self.found(&key) {
-            return Ok(found);
-        }
-        let image = transfers(self.global, progress, || fetch.image(&resolved))?;
-        let made = self.convert(&image, reference, &key);
-        drop(lock);
-        made
+        self.converted(&resolved.digest, reference, || {
+            transfers(self.global, progress, || fetch.image(&resolved))
+        })
     }
 
-    fn artifact(&self, name: &Name, progress: &Progress) -> Result<Sif> {
-        let fetch = self.fetch(progress);
-        let resolved = fetch.resolve(name, &self.platform)?;
-        let blob = transfers(self.global, progress, || fetch.sif(&resolved))?;
+    fn artifact(&self, name: &Name, fetch: &Fetch<'_>, resolved: &Resolved<'_>) -> Result<Sif> {
+        let blob = transfers(self.global, fetch.progress, || fetch.sif(resolved))?;
         let blob = blob.ok_or_else(|| {
             Error::image(format!("oras://{name} is no SIF file"))
                 .hint(format!("an image of layers is named docker://{name}"))
@@ -260,12 +255,22 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn converted(&self, image: &OciImage, reference: &Reference) -> Result<Sif> {
-        let key = image_key(&image.manifest.digest);
+    /// The image with this manifest as it is in the cache, or converted from its parts.
+    fn converted(
+        &self,
+        manifest: &Digest,
+        reference: &Reference,
+        parts: impl FnOnce() -> Result<OciImage>,
+    ) -> Result<Sif> {
+        let key = image_key(manifest);
+        if let Some(found) = self.found(&key) {
+            return Ok(found);
+        }
+        // Who waits for another's conversion need not fetch its parts.
         let _lock = self.store.as_ref().map(|store| store.lock(&key, &|| self.waits(reference)));
         match self.found(&key) {
             Some(found) => Ok(found),
-            None => self.convert(image, reference, &key),
+            None => self.convert(&parts()?, reference, &key),
         }
     }
 
@@ -342,7 +347,7 @@ impl<'a> Session<'a> {
 }
 
 /// What a converted image is found by.
-fn image_key(manifest: &crate::oci::Digest) -> String {
+fn image_key(manifest: &Digest) -> String {
     // What it is made of may have no later times than that.
     let epoch = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
     hex_of(&format!("conversion {CONVERSION} of {manifest} {epoch}"))

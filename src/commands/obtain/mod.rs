@@ -35,8 +35,13 @@ pub fn image(reference: &Path, wanted: &Wanted<'_>, global: &Global) -> Result<I
 /// # Errors
 /// As [`image`].
 pub fn plain(reference: &Path, global: &Global) -> Result<Image> {
+    without_flags(|wanted| image(reference, wanted, global))
+}
+
+/// Does `work` with what is wanted where no flag says anything.
+fn without_flags<T>(work: impl FnOnce(&Wanted<'_>) -> T) -> T {
     let (flags, platform) = (FetchFlags::default(), PlatformFlags::default());
-    image(reference, &Wanted { flags: &flags, platform: &platform, disable_cache: false }, global)
+    work(&Wanted { flags: &flags, platform: &platform, disable_cache: false })
 }
 
 /// The file of an image from elsewhere.
@@ -57,11 +62,9 @@ pub fn fetched(named: &Reference, wanted: &Wanted<'_>, global: &Global) -> Resul
 /// # Errors
 /// As [`fetched`].
 pub fn path(reference: &Path, global: &Global) -> Result<PathBuf> {
-    let (flags, platform) = (FetchFlags::default(), PlatformFlags::default());
-    let wanted = Wanted { flags: &flags, platform: &platform, disable_cache: false };
     Ok(match elsewhere(reference)? {
         None => reference.to_owned(),
-        Some(named) => fetched(&named, &wanted, global)?.path,
+        Some(named) => without_flags(|wanted| fetched(&named, wanted, global))?.path,
     })
 }
 
