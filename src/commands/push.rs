@@ -6,11 +6,9 @@
 //!             one of its environment, runscript and labels
 //! ```
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
-
-use sha2::{Digest as _, Sha256};
 
 use crate::cli::Global;
 use crate::cli::fetch::{FetchFlags, PlatformFlags};
@@ -38,8 +36,6 @@ use crate::plan::alone;
 const RUNSCRIPT: &str = "/.singularity.d/runscript";
 /// No runscript is longer.
 const RUNSCRIPT_BYTES: u64 = 16 << 20;
-/// Bytes that are read at once for a sum.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// Runs `skiff push`.
 pub fn run(args: &PushArgs, global: &Global) -> Result<i32> {
@@ -132,15 +128,7 @@ fn sif(image: &Image) -> Result<Outgoing> {
     let size = file.metadata().tried(tried)?.len();
     let mut layer =
         Blob { digest: Digest::from_sum([0; 32]), media_type: SIF_TYPE.to_owned(), size, file, offset: 0 };
-    let (mut sum, mut piece, mut reader) = (Sha256::new(), vec![0; PIECE_BYTES], layer.reader());
-    loop {
-        match reader.read(&mut piece).tried(tried)? {
-            0 => break,
-            count => sum.update(&piece[..count]),
-        }
-    }
-    drop(reader);
-    layer.digest = Digest::from_sum(sum.finalize().into());
+    layer.digest = layer.sum().tried(tried)?;
     let title = image.path.file_name().map(|name| name.to_string_lossy().into_owned());
     let of_layer = title.map(|title| (TITLE.to_owned(), title)).into_iter().collect();
     let config = Blob::of_bytes(SIF_CONFIG.0, SIF_CONFIG.1)?;

@@ -45,6 +45,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Context, Error, Result};
 
+/// What is read and hashed at a time.
+const PIECE_BYTES: usize = 1 << 20;
+
 /// One part of an image: bytes that were checked against their digest when they were stored.
 #[derive(Debug)]
 pub struct Blob {
@@ -86,6 +89,20 @@ impl Blob {
     /// Reads it from its beginning, whatever others do with the file.
     pub fn reader(&self) -> impl Read {
         BlobReader { blob: self, at: 0 }
+    }
+
+    /// The digest that its bytes give, whatever it says of itself.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sum(&self) -> io::Result<Digest> {
+        let (mut sum, mut piece, mut reader) = (Sha256::new(), vec![0; PIECE_BYTES], self.reader());
+        loop {
+            match reader.read(&mut piece)? {
+                0 => return Ok(Digest::from_sum(sum.finalize().into())),
+                count => sum.update(piece.get(..count).unwrap_or_default()),
+            }
+        }
     }
 
     /// All of it, for manifests and configurations.

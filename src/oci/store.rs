@@ -8,13 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags};
-use sha2::Digest as _;
 
 use super::{Blob, Digest};
 use crate::error::{Context, Error, Result};
-
-/// What is hashed at a time.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// Where the members of an archive begin, and their lengths, by name.
 pub type Members = BTreeMap<Box<[u8]>, (u64, u64)>;
@@ -121,19 +117,7 @@ pub fn check(blobs: Vec<Check<'_>>) -> Result<()> {
 }
 
 fn check_one(blob: &mut Blob, wanted: Option<Digest>) -> Result<()> {
-    let mut hash = sha2::Sha256::new();
-    let mut buffer = vec![0; PIECE_BYTES];
-    let mut at = 0;
-    loop {
-        let read = blob.read_at(&mut buffer, at);
-        let count = read.tried(|| "cannot read a blob of the image".into())?;
-        if count == 0 {
-            break;
-        }
-        hash.update(buffer.get(..count).unwrap_or_default());
-        at += count as u64;
-    }
-    blob.digest = Digest::from_sum(hash.finalize().into());
+    blob.digest = blob.sum().tried(|| "cannot read a blob of the image".into())?;
     match wanted {
         Some(wanted) if wanted != blob.digest => {
             Err(Error::image(format!("blob {wanted} of the image is {} instead", blob.digest))

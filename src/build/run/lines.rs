@@ -2,7 +2,8 @@
 //!
 //! The shells of Debian (dash) and Alpine (busybox) know no line numbers and read files in blocks. But of a pipe in
 //! packet mode (pipe(2), `O_DIRECT`) each read gives one packet, here a line, and a shell reads no line before it has
-//! done with those before. So the line of a failed command, or the last line of a failed `if ... fi`, is the last that was read.
+//! done with those before. So the line of a failed command, or the last line of a failed `if ... fi`, is the last that
+//! was read.
 //!
 //! Others read a pipe byte by byte, which would lose the rest of each packet; they get a file.
 
