@@ -1,5 +1,8 @@
 //! Parse, call the command, print the error, exit: the only place that exits.
+#![no_main]
 
-fn main() {
-    std::process::exit(skiff::commands::main(std::env::args_os()));
+skiff::entry!(main_of_skiff);
+
+fn main_of_skiff() -> i32 {
+    skiff::commands::main(std::env::args_os())
 }

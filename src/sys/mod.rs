@@ -17,4 +17,5 @@ pub mod process;
 pub mod reaper;
 pub mod signals;
 pub mod slots;
+pub mod start;
 pub mod statx;

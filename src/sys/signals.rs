@@ -1,29 +1,18 @@
-//! Signals: what the caller had set before Rust's start-up code changed it, catching a request to stop, and standing
+//! Signals: what the caller had set before skiff changed it, catching a request to stop, and standing
 //! between a caller and a program ([`crate::launch`]).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
-/// The disposition of SIGPIPE that this process inherited. Rust's runtime ignores SIGPIPE before `main`; the
-/// user's program must get what the caller had.
+/// The disposition of SIGPIPE that this process inherited: the user's program must get what the caller had.
 static INHERITED_SIGPIPE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
 
-// The C library runs this before Rust's runtime, which keeps no record.
-#[used]
-// SAFETY: `.init_array` holds functions of this type, called once with one thread.
-#[unsafe(link_section = ".init_array")]
-static REMEMBER_SIGPIPE: extern "C" fn() = remember_sigpipe;
-
-extern "C" fn remember_sigpipe() {
-    let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: a null new action changes nothing; `old` is a valid place for the old one, and zeroes are a valid
-    // value of it if the call failed.
-    let disposition = unsafe {
-        libc::sigaction(libc::SIGPIPE, std::ptr::null(), old.as_mut_ptr());
-        old.assume_init().sa_sigaction
-    };
-    INHERITED_SIGPIPE.store(disposition, Ordering::Relaxed);
+/// A write that nobody will read fails with EPIPE from here on, and does not end the process.
+pub fn ignore_sigpipe() {
+    // SAFETY: SIG_IGN installs no handler.
+    let inherited = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    INHERITED_SIGPIPE.store(inherited, Ordering::Relaxed);
 }
 
 /// Gives SIGPIPE back the disposition that the caller had set.
