@@ -51,7 +51,7 @@ use self::lazy::Lazy;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -119,6 +119,9 @@ impl Cli {
     /// # Errors
     /// A mistake in it; `--help` and `--version` too.
     pub fn of(argv: &[OsString]) -> Result<Self, clap::Error> {
+        if let Some(cli) = Self::of_run(argv) {
+            return Ok(cli);
+        }
         match Self::try_parse_from(argv) {
             Err(error) if error.kind() == ErrorKind::UnknownArgument => {
                 let known = build_other::add_to(other::add_to(Self::command()));
@@ -127,6 +130,21 @@ impl Cli {
             }
             parsed => parsed,
         }
+    }
+
+    /// Parses a command line that runs a program and has no mistake in it, knowing that verb alone: to describe all
+    /// verbs takes longer than to join a container.
+    fn of_run(argv: &[OsString]) -> Option<Self> {
+        let verb = argv.get(1..)?.iter().find(|word| !word.as_encoded_bytes().starts_with(b"-"))?;
+        let verb = match verb.to_str()? {
+            "exec" => run::RunArgs::augment_args(Command::new("exec")),
+            "run" => run::RunArgs::augment_args(Command::new("run")),
+            "test" => run::RunArgs::augment_args(Command::new("test")),
+            "shell" => run::ShellArgs::augment_args(Command::new("shell")),
+            _ => return None,
+        };
+        let skiff = Global::augment_args(Command::new("skiff")).args_override_self(true).subcommand(verb);
+        Self::from_arg_matches(&skiff.try_get_matches_from(argv).ok()?).ok()
     }
 }
 
@@ -273,6 +291,28 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_run_means_the_same_to_who_knows_that_verb_alone() {
+        for line in [
+            "skiff exec a.sif true",
+            "skiff -q exec -e -B /a:/b --env A=1 -vv a.sif ls -l --help",
+            "apptainer --silent -d run --app x --nv=never a.sif -- b",
+            "skiff shell -s /bin/dash --no-home a.sif",
+            "skiff test a.sif",
+        ] {
+            let argv: Vec<_> = line.split(' ').map(OsString::from).collect();
+            let whole = Cli::try_parse_from(&argv).map(|cli| format!("{cli:?}")).ok();
+            assert_eq!(Cli::of_run(&argv).map(|cli| format!("{cli:?}")), whole, "{line}");
+            assert_eq!(whole.is_some(), !line.contains("never"), "{line}");
+        }
+        for line in
+            ["skiff exec", "skiff exec --help", "skiff run --nosuch a.sif", "skiff", "skiff build a b"]
+        {
+            let argv: Vec<_> = line.split(' ').map(OsString::from).collect();
+            assert!(Cli::of_run(&argv).is_none(), "{line}");
+        }
     }
 
     #[test]
