@@ -54,6 +54,20 @@ impl Source {
         self.file.read_exact_at(buf, start)
     }
 
+    /// Whether the bytes can be read without waiting for a disk or a server: the first and the last are in the page
+    /// cache. Some file systems do not say, and then they cannot.
+    pub fn is_at_hand(&self, at: u64, length: u64) -> bool {
+        let Some(last) = at.checked_add(length.saturating_sub(1)).filter(|&last| last < self.length) else {
+            return false;
+        };
+        [at, last].into_iter().all(|at| {
+            let mut byte = [0];
+            let place = self.offset.saturating_add(at);
+            let parts = &mut [io::IoSliceMut::new(&mut byte)];
+            rustix::io::preadv2(&*self.file, parts, place, rustix::io::ReadWriteFlags::NOWAIT) == Ok(1)
+        })
+    }
+
     /// A range within this one; one that leaves it is `UnexpectedEof`.
     pub fn sub(&self, offset: u64, length: u64) -> io::Result<Self> {
         let end = offset.checked_add(length);

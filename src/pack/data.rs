@@ -23,7 +23,7 @@ pub fn compress_jobs(
     block_bytes: u32,
 ) -> Result<(), Halt> {
     let mut compressor = Compressor::new(compression, block_bytes)?;
-    while let Some(Job { number, mut chunk, length, zeros, target }) = pipeline.jobs.pop()? {
+    while let Some(Job { number, mut chunk, length, zeros, plain, target }) = pipeline.jobs.pop()? {
         pipeline.check()?;
         let mut sizes = [0_u32; JOB_BLOCKS];
         let mut packed_bytes = 0;
@@ -36,7 +36,8 @@ pub fn compress_jobs(
                 continue;
             }
             let Some(room) = packed.get_mut(packed_bytes..) else { return Err(Halt::Elsewhere) };
-            let stored = match compressor.compress(block, room)? {
+            let shrunk = if plain { None } else { compressor.compress(block, room)? };
+            let stored = match shrunk {
                 Some(stored) => {
                     *size = stored as u32;
                     stored

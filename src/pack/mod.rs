@@ -6,7 +6,7 @@
 //! stream       in place of the walk: takes contents as they come, and the tree after them
 //! read         reads, hashes, finds zeros and holes              several threads
 //! sequence     duplicates, fragments, order                      one thread; all decisions
-//! data         compresses; appends to the output                 all cores; one thread
+//! data         compresses (not what is plain);  appends to the output                 all cores; one thread
 //! carry        copies what a base has stored already             after the data, beside the tables
 //! inodes       inode and directory tables                        after the data
 //! tables       metadata blocks; id, fragment, export, xattr tables
@@ -26,6 +26,7 @@ mod layers;
 pub mod limits;
 mod marks;
 mod pipeline;
+mod plain;
 mod queue;
 mod read;
 mod sequence;
@@ -41,6 +42,7 @@ pub use compress::{Compression, CompressionKind};
 pub use layers::{Layers, pack_layers};
 pub use marks::{device_number, is_mark};
 pub use pipeline::Halt;
+pub use plain::is_plain;
 pub use stream::{Content, Feed, Streamed, pack_stream};
 pub use tree::{NodeKind, Status, Tree};
 pub use xattr::{XattrSet, is_kept};

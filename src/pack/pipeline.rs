@@ -80,6 +80,8 @@ pub struct Job {
     pub length: usize,
     /// Bit `i` is set if block `i` is all zeros.
     pub zeros: u32,
+    /// The blocks are stored as they are.
+    pub plain: bool,
     /// What it belongs to.
     pub target: Target,
 }

@@ -113,6 +113,8 @@ struct Current {
     place: Place,
     /// Of the hashes of its parts.
     hash: Xxh3,
+    /// All of it is stored as it is, the tail too.
+    plain: bool,
     duplicate: bool,
     /// It may prove to be one at its end.
     may_be_duplicate: bool,
@@ -120,7 +122,8 @@ struct Current {
 
 impl Current {
     fn new(place: Place, duplicate: bool, seed: u64) -> Self {
-        Self { place, hash: Xxh3::with_seed(seed), duplicate, may_be_duplicate: false }
+        let hash = Xxh3::with_seed(seed);
+        Self { place, hash, plain: false, duplicate, may_be_duplicate: false }
     }
 }
 
@@ -237,7 +240,7 @@ impl Sequencer<'_> {
         let tail = bytes % self.block_bytes;
         // A tail of zeros is a short hole.
         let hole = tail > 0 && zeros >> (bytes / self.block_bytes) & 1 == 1;
-        if tail == 0 || hole {
+        if tail == 0 || hole || current.plain {
             return self.give_blocks(current, chunk, bytes, zeros);
         }
         let data = chunk.raw.get(bytes - tail..bytes).unwrap_or_default();
@@ -263,6 +266,7 @@ impl Sequencer<'_> {
             return Ok(Current::new(Place::EMPTY, true, self.seed));
         }
         let mut current = Current::new(Place::EMPTY, false, self.seed);
+        current.plain = part.file.entry.plain;
         if !self.heads.insert((size, part.hash)) {
             if !part.file.entry.is_lasting() {
                 current.may_be_duplicate = true;
@@ -286,7 +290,7 @@ impl Sequencer<'_> {
         if current.place.extent == NONE {
             self.pipeline.recycle(chunk)?;
         } else {
-            self.give(chunk, 0, 0, Target::GiveUp)?;
+            self.give(chunk, (0, 0), false, Target::GiveUp)?;
             // Extents are counted as the writer keeps them.
             self.extents -= 1;
         }
@@ -327,11 +331,17 @@ impl Sequencer<'_> {
             current.place.extent = self.extents;
             self.extents += 1;
         }
-        self.give(chunk, length, zeros, Target::Extent(current.place.extent))
+        self.give(chunk, (length, zeros), current.plain, Target::Extent(current.place.extent))
     }
 
-    fn give(&mut self, chunk: Chunk, length: usize, zeros: u32, target: Target) -> Result<(), Halt> {
-        self.pipeline.jobs.push(Job { number: self.jobs, chunk, length, zeros, target })?;
+    fn give(
+        &mut self,
+        chunk: Chunk,
+        (length, zeros): (usize, u32),
+        plain: bool,
+        target: Target,
+    ) -> Result<(), Halt> {
+        self.pipeline.jobs.push(Job { number: self.jobs, chunk, length, zeros, plain, target })?;
         self.jobs += 1;
         Ok(())
     }
@@ -358,7 +368,7 @@ impl Sequencer<'_> {
         debug_assert_eq!(chunk.pool, Pool::Fragments);
         let length = std::mem::take(&mut self.fragment_fill);
         self.fragments += 1;
-        self.give(chunk, length, 0, Target::Fragment)
+        self.give(chunk, (length, 0), false, Target::Fragment)
     }
 
     fn keep(&mut self, node: u32, place: Place, facts: FileFacts) {

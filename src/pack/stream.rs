@@ -62,14 +62,15 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Takes the next content: `size` bytes, at least one. `fill` is called with buffers until it has put all
+    /// Takes the next content: `size` bytes, at least one, stored as they are if `plain`
+    /// ([`super::is_plain`]). `fill` is called with buffers until it has put all
     /// of them there, and fills each whole.
     ///
     /// # Errors
     /// Those of `fill`; more contents than an image can have; a stop from elsewhere.
     pub fn give(
         &mut self,
-        size: u64,
+        (size, plain): (u64, bool),
         fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<Content, Halt> {
         let number = self.contents;
@@ -79,8 +80,8 @@ impl<'a> Feed<'a> {
         let progress = self.pipeline.progress;
         progress.entries_found.fetch_add(1, Ordering::Relaxed);
         progress.bytes_found.fetch_add(size, Ordering::Relaxed);
-        let entry = FileEntry { node: number, size, origin: Origin::Stream };
-        if size < self.block_bytes {
+        let entry = FileEntry { node: number, size, plain, origin: Origin::Stream };
+        if entry.is_small(self.block_bytes) {
             self.give_small(entry, fill)?
         } else {
             self.give_large(entry, fill)?

@@ -121,14 +121,15 @@ impl Tree {
         self.names.get(node.name_start..node.name_start + usize::from(node.name_bytes)).unwrap_or_default()
     }
 
+    /// A node's name, its directory's, and so on; without the root, which has none.
+    pub fn names_up(&self, index: u32) -> impl Iterator<Item = &[u8]> {
+        let node = |index: u32| self.nodes.get(index as usize).filter(|node| node.name_bytes > 0);
+        std::iter::successors(node(index), move |below| node(below.parent)).map(|node| self.name(node))
+    }
+
     /// A node's path below the root, for messages.
     pub fn path(&self, index: u32) -> PathBuf {
-        let mut names = Vec::new();
-        let mut node = self.nodes.get(index as usize);
-        while let Some(current) = node.filter(|node| node.name_bytes > 0) {
-            names.push(OsStr::from_bytes(self.name(current)));
-            node = self.nodes.get(current.parent as usize);
-        }
+        let names: Vec<_> = self.names_up(index).map(OsStr::from_bytes).collect();
         names.iter().rev().collect()
     }
 }

@@ -40,6 +40,8 @@ pub struct FileEntry {
     pub node: u32,
     /// Its length when it was listed; so much is packed.
     pub size: u64,
+    /// It is stored as it is ([`super::plain`]).
+    pub plain: bool,
     /// Where it is.
     pub origin: Origin,
 }
@@ -96,6 +98,11 @@ impl FileEntry {
             Origin::Dir { dir, .. } => Some(dir),
             Origin::Base(_) | Origin::Stream => None,
         }
+    }
+
+    /// It shares a unit, and a fragment, with others: it is no block long.
+    pub fn is_small(&self, block_bytes: u64) -> bool {
+        self.size < block_bytes && !self.plain
     }
 
     /// Its content can be read again.
@@ -179,7 +186,7 @@ impl<'a> Units<'a> {
 
     /// Adds a file's content.
     pub fn give_file(&mut self, entry: FileEntry) -> Result<(), Halt> {
-        if entry.size < self.block_bytes {
+        if entry.is_small(self.block_bytes) {
             let same_dir = match (self.small.last().and_then(FileEntry::dir), entry.dir()) {
                 (Some(last), Some(dir)) => Arc::ptr_eq(last, dir),
                 (None, Some(_)) => false,

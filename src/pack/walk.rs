@@ -26,6 +26,7 @@ use super::base::{BaseTree, Stored};
 use super::carry::Carry;
 use super::marks::{self, Marks, Owner};
 use super::pipeline::{Halt, Pipeline};
+use super::plain::is_plain;
 use super::sides::{At, DIRECTORY_FLAGS, Frame, Side, Step, close_far_ancestor, come_back, list};
 use super::tree::{NodeKind, Status, Tree};
 use super::units::{Dir, Facts, FileEntry, Origin, Units, cannot};
@@ -172,8 +173,9 @@ impl Walk<'_, '_> {
     }
 
     fn give_file(&mut self, node: u32, origin: Origin) -> Result<(), Halt> {
+        let plain = is_plain(self.tree.names_up(node));
         match self.tree.nodes.get(node as usize).map(|node| &node.kind) {
-            Some(&NodeKind::Regular(size)) => self.units.give_file(FileEntry { node, size, origin }),
+            Some(&NodeKind::Regular(size)) => self.units.give_file(FileEntry { node, size, plain, origin }),
             _ => Err(lost()),
         }
     }

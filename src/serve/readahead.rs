@@ -137,9 +137,10 @@ pub fn give_way() {
     std::thread::yield_now();
 }
 
-/// Whether the file is an ELF file; its first block was just read.
+/// Whether the file is an ELF file that has to be decoded; its first block was just read.
 fn is_program(image: &Squashfs, inode: &Inode) -> bool {
-    matches!(image.block(inode, 0), Ok(Block::Data(bytes)) if bytes.starts_with(b"\x7fELF"))
+    let is_stored = matches!(image.stored(inode, 0), Ok(Some(_)));
+    !is_stored && matches!(image.block(inode, 0), Ok(Block::Data(bytes)) if bytes.starts_with(b"\x7fELF"))
 }
 
 fn fragment_of(inode: &Inode) -> Option<u32> {

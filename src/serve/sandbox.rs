@@ -34,6 +34,8 @@ fn filter() -> Option<BpfProgram> {
         // The keeper sends the queues.
         libc::SYS_recvmsg,
         libc::SYS_pread64,
+        // Is it in the page cache?
+        libc::SYS_preadv2,
         libc::SYS_write,
         libc::SYS_writev,
         libc::SYS_close,

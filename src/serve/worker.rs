@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -194,13 +195,17 @@ pub struct Answer {
     errno: i32,
     /// The result of everything but READ.
     pub bytes: Vec<u8>,
-    /// The result of READ: parts of cached blocks, sent as they are.
+    /// The result of READ: parts of cached blocks, sent as they are, and of [`Answer::stored`].
     pieces: Vec<Piece>,
+    /// What is read from blocks that are not compressed; only so much of it counts.
+    stored: Vec<u8>,
+    stored_bytes: usize,
 }
 
 /// A part of a READ's result.
 enum Piece {
     Bytes(Bytes),
+    Stored(Range<usize>),
     Zeroes(usize),
 }
 
@@ -212,6 +217,7 @@ impl Answer {
         self.errno = 0;
         self.bytes.clear();
         self.pieces.clear();
+        self.stored_bytes = 0;
     }
 
     /// The answer is this errno and nothing else.
@@ -228,6 +234,17 @@ impl Answer {
     /// Adds bytes of a cached block to the result of a READ.
     pub fn put_cached(&mut self, bytes: Bytes) {
         self.pieces.push(Piece::Bytes(bytes));
+    }
+
+    /// Adds so many bytes to the result of a READ, to be filled.
+    pub fn put_stored(&mut self, length: usize) -> &mut [u8] {
+        let part = self.stored_bytes..self.stored_bytes + length;
+        if self.stored.len() < part.end {
+            self.stored.resize(part.end, 0);
+        }
+        self.stored_bytes = part.end;
+        self.pieces.push(Piece::Stored(part.clone()));
+        self.stored.get_mut(part).unwrap_or_default()
     }
 
     /// Adds zeroes to the result of a READ.
@@ -254,6 +271,7 @@ impl Answer {
     pub fn send_as(&self, device: BorrowedFd<'_>, unique: u64, code: i32) -> std::io::Result<()> {
         let pieces = self.pieces.iter().map(|piece| match piece {
             Piece::Bytes(bytes) => bytes,
+            Piece::Stored(part) => self.stored.get(part.clone()).unwrap_or_default(),
             Piece::Zeroes(length) => &ZEROES[..*length],
         });
         let bytes: Vec<&[u8]> = std::iter::once(self.bytes.as_slice()).chain(pieces).collect();

@@ -140,13 +140,15 @@ fn damaged_images_are_named_with_what_is_wrong() {
             "inode 0x",
             "the image is damaged",
         ),
-        // The data of all files: /etc/passwd is read for the caller's entry.
-        ("block.sif", patched(at + 96, &vec![0xa5; inodes - 96]), "data block at 0x", "the image is damaged"),
     ] {
         place.write(name, damaged);
         assert_says(&place, &["exec", name, "true"], &[name, said], hint);
     }
-    // What is damaged in the program's file alone is found by the kernel.
+    // The data of all files. What the plan reads of them is not compressed, and wrong without being damaged.
+    place.write("block.sif", patched(at + 96, &vec![0xa5; inodes - 96]));
+    let words = ["build", "--sandbox", "unpacked", "block.sif"];
+    assert_says(&place, &words, &["block.sif", "data block at 0x"], "the image is damaged");
+    // Data that only the server reads is found damaged by the kernel.
     place.write("program.sif", patched(at + 96, &[0xa5; 4096]));
     let words = ["exec", "program.sif", "busybox"];
     assert_says(&place, &words, &["cannot run \"busybox\"", "input/output error"], "the image is damaged");

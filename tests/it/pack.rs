@@ -188,6 +188,39 @@ fn the_image_is_the_same_at_1_2_and_8_threads_and_from_a_copy_of_the_tree() {
 }
 
 #[test]
+fn what_every_start_reads_is_stored_as_it_is() {
+    let place = scratch();
+    let tree = place.path().join("tree");
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    fs::create_dir_all(tree.join("lib")).unwrap();
+    fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n".repeat(20)).unwrap();
+    fs::write(tree.join("etc/motd"), "welcome\n".repeat(20)).unwrap();
+    // Three blocks, one of them a hole, and a tail.
+    let library: Vec<u8> =
+        (0..400_000_u32).map(|at| if at >> 17 == 1 { 0 } else { (at >> 8) as u8 }).collect();
+    fs::write(tree.join("lib/libc.so.6"), &library).unwrap();
+    fs::write(tree.join("lib/libm.so.6"), &library[1..]).unwrap();
+    let image = place.path().join("image");
+    pack(&tree, &image, &options(2));
+    let packed = open_packed(&image);
+    assert_equal(&expected(&tree), &read_image(&packed), "plain");
+    let is_stored = |path: &str| {
+        let (_, inode) = packed.resolve(Path::new(path)).unwrap().unwrap();
+        let blocks = 0..inode.size.div_ceil(128 * 1024);
+        blocks.map(|index| packed.stored(&inode, index).unwrap().is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(is_stored("etc/passwd"), [true]);
+    assert_eq!(is_stored("lib/libc.so.6"), [true, false, true, true]);
+    assert_eq!(is_stored("etc/motd"), [false]);
+    assert_eq!(is_stored("lib/libm.so.6"), [false; 4]);
+    // Byte for byte, and the end of the file is the end.
+    let (_, inode) = packed.resolve(Path::new("lib/libc.so.6")).unwrap().unwrap();
+    let mut tail = vec![0; 400_000 - 3 * 128 * 1024];
+    packed.read_stored(packed.stored(&inode, 3).unwrap().unwrap(), &mut tail).unwrap();
+    assert_eq!(tail, library[3 * 128 * 1024..]);
+}
+
+#[test]
 fn one_owner_is_the_owner_of_everything() {
     let place = scratch();
     let tree = place.path().join("tree");

@@ -276,6 +276,8 @@ impl Squashfs {
         }
         match self.origin(file, index, length)?.0 {
             Origin::Hole => Ok(()),
+            // There is nothing to decode.
+            Origin::Stored { word, .. } if word & UNCOMPRESSED != 0 => Ok(()),
             Origin::Stored { position, word, room } => {
                 self.data.load_ahead((position, word), || self.load_data(position, word, room))
             }
@@ -293,10 +295,36 @@ impl Squashfs {
         self.data.load_ahead((position, word), || self.load_data(position, word, room))
     }
 
-    /// Whether block `index` of a file is decoded or being decoded (holes always are).
+    /// Where block `index` of a file lies in the image if it is stored as it is, and not in a fragment. It is read
+    /// from there ([`Squashfs::read_stored`]): in the cache it would only take the place of one that was decoded.
+    pub fn stored(&self, file: &Inode, index: u64) -> Result<Option<u64>> {
+        let length = self.block_length(file, index)?;
+        if length == 0 || index >= self.blocks_of(file)?.blocks.count {
+            return Ok(None);
+        }
+        match self.origin(file, index, length)?.0 {
+            // Anything else about it that is wrong is found where blocks are decoded.
+            Origin::Stored { position, word, .. } if word == length as u32 | UNCOMPRESSED => {
+                Ok(Some(position))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Fills `buf` from the image as it is.
+    pub fn read_stored(&self, position: u64, buf: &mut [u8]) -> Result<()> {
+        let failed = |e| Error::new(Kind::Image, format!("cannot read data at {position:#x}")).because(e);
+        self.source.read_exact_at(buf, position).map_err(failed)
+    }
+
+    /// Whether block `index` of a file can be read at once: it is decoded, or stored as it is and in the page cache
+    /// (holes always can).
     pub fn is_cached(&self, file: &Inode, index: u64) -> bool {
         let origin = self.block_length(file, index).and_then(|length| self.origin(file, index, length));
         match origin {
+            Ok((Origin::Stored { position, word, .. }, _)) if word & UNCOMPRESSED != 0 => {
+                self.source.is_at_hand(position, u64::from(word & (UNCOMPRESSED - 1)))
+            }
             Ok((Origin::Stored { position, word, .. }, _)) => self.data.has(&(position, word)),
             Ok((Origin::Hole, _)) => true,
             Err(_) => false,

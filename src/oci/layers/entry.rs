@@ -85,7 +85,7 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// The names in a path.
-pub fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn names(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
 }
 

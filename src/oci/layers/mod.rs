@@ -24,9 +24,9 @@ pub use entry::plain as plain_path;
 
 use super::{Addition, Blob};
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::pack::{self, Content, Feed, Halt, PackOptions, PackSummary, Progress, Streamed};
+use crate::pack::{self, Content, Feed, Halt, PackOptions, PackSummary, Progress, Streamed, is_plain};
 use decode::Decoded;
-use entry::{Entry, Name, What, meaning};
+use entry::{Entry, Name, What, meaning, names};
 use hidden::Hidden;
 use merge::{Data, Kept, Kind, Merged, Place};
 use read::Entries;
@@ -182,7 +182,8 @@ fn give_content(
     size: u64,
     feed: &mut Feed<'_>,
 ) -> Result<Content, Halt> {
-    feed.give(size, &mut |buffer| {
+    let plain = is_plain(names(&entry.path).rev());
+    feed.give((size, plain), &mut |buffer| {
         entries.fill(buffer).map_err(|error| entry::wrong(&entry.path, "cannot read it").because(error))
     })
 }
