@@ -117,6 +117,8 @@ fn start(request: Request, meeting_point: Option<(OwnedFd, Place)>) -> Result<Me
     // Twice, so that the server is nobody's child here; silently, so that the user's program finds no trace.
     match process::fork_silently().context(Kind::Host, trying)? {
         Fork::Parent(between) => {
+            // The server widens what it may run on again.
+            process::move_away(between);
             Ok(Meeting::First(Starter { control, shared, queues, between, unpacks, unpacked: None }))
         }
         Fork::Child => match process::fork() {

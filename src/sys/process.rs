@@ -328,6 +328,21 @@ pub fn widen_affinity() {
     unsafe { libc::sched_setaffinity(0, size_of_val(&all), all.as_ptr().cast()) };
 }
 
+/// Moves a process that was just forked to another processor than the caller's, where there is one: the scheduler may
+/// leave it in the queue behind the caller, who would then wait for what it is to do meanwhile.
+pub fn move_away(child: libc::pid_t) {
+    let mut all = [!0_u64; 1024 / 64];
+    // SAFETY: sched_getcpu takes nothing; the mask is valid for the length given, and the kernel intersects it with
+    // the cpuset. It refuses an empty one, and then the child stays where it is.
+    unsafe {
+        let here = libc::sched_getcpu();
+        if let Some(word) = usize::try_from(here).ok().and_then(|here| all.get_mut(here / 64)) {
+            *word &= !(1 << (here % 64));
+            libc::sched_setaffinity(child, size_of_val(&all), all.as_ptr().cast());
+        }
+    }
+}
+
 /// Keeps the allocator of a long-lived server small and its blocks reused: buffers of a data block (128 KiB and
 /// more) would else be mapped and unmapped, page by page, for every block that is decoded.
 pub fn tune_allocator() {
