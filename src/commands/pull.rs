@@ -42,24 +42,25 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
 }
 
 /// Output and image; the image is the last word.
-fn words(args: &PullArgs) -> Result<(Option<&str>, Reference)> {
+fn words(args: &PullArgs) -> Result<(Option<&Path>, Reference)> {
     let (output, text) = match args.words.as_slice() {
         [image] => (None, image),
-        [output, image] => (Some(output.as_str()), image),
+        [output, image] => (Some(output.as_path()), image),
         _ => return Err(Error::usage("pull takes a file to make and an image")),
     };
-    match obtain::elsewhere(Path::new(text))? {
+    match obtain::elsewhere(text)? {
         Some(named) => Ok((output, named)),
         None => Err(Error::usage(format!("cannot pull {text:?}: it names no image elsewhere"))
-            .hint(format!("an image of Docker Hub is named docker://{text}"))),
+            .hint(format!("an image of Docker Hub is named docker://{}", text.display()))),
     }
 }
 
-fn target(args: &PullArgs, output: Option<&str>, named: &Reference, host: &Host) -> PathBuf {
-    let name = output.map(str::to_owned).or_else(|| args.name.clone()).unwrap_or_else(|| named.file_name());
+fn target(args: &PullArgs, output: Option<&Path>, named: &Reference, host: &Host) -> PathBuf {
+    let name = output.map(Path::to_owned).or_else(|| args.name.clone());
+    let name = name.unwrap_or_else(|| named.file_name().into());
     let setting = || host.setting("PULLDIR").or_else(|| host.setting("PULLFOLDER"));
     match args.dir.clone().or_else(|| setting().map(|(_, value)| PathBuf::from(value))) {
         Some(directory) => directory.join(name),
-        None => name.into(),
+        None => name,
     }
 }

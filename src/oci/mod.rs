@@ -26,6 +26,7 @@ pub mod platform;
 pub mod push;
 pub mod reference;
 pub mod registry;
+pub mod scratch;
 pub mod semantics;
 mod store;
 pub mod token;

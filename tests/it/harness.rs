@@ -100,6 +100,10 @@ pub enum Need {
     Registry,
     /// The other makers of images: umoci, skopeo, buildah.
     ImageTools,
+    /// A proxy for HTTP.
+    Tinyproxy,
+    /// A file system that shows a directory, and hands on no locks.
+    Bindfs,
 }
 
 impl Need {
@@ -120,6 +124,8 @@ impl Need {
             Self::Peek => "peek",
             Self::Registry => "registry",
             Self::ImageTools => "image-tools",
+            Self::Tinyproxy => "tinyproxy",
+            Self::Bindfs => "bindfs",
         }
     }
 
@@ -174,6 +180,8 @@ impl Need {
             Self::ImageTools => {
                 ["umoci", "skopeo", "buildah"].into_iter().try_for_each(crate::needs::is_there)
             }
+            Self::Tinyproxy => crate::needs::answers("tinyproxy", "-v"),
+            Self::Bindfs => crate::needs::is_there("bindfs"),
         }
     }
 }

@@ -55,7 +55,12 @@ pub fn has_registry() -> Result<(), String> {
 
 /// Whether a program answers.
 pub fn is_there(name: &str) -> Result<(), String> {
-    match Command::new(name).arg("--version").output() {
+    answers(name, "--version")
+}
+
+/// Whether a program answers to a word.
+pub fn answers(name: &str, word: &str) -> Result<(), String> {
+    match Command::new(name).arg(word).output() {
         Ok(output) if output.status.success() => Ok(()),
         _ => Err(format!("no {name} (package {name})")),
     }

@@ -90,7 +90,8 @@ pub fn fetch(args: &BuildArgs, named: &Reference, global: &Global) -> Result<()>
     let (output, mut file) = NewFile::create(&args.target, args.force)?;
     let wanted = Wanted { flags: &args.fetch, platform: &args.platform, disable_cache: args.disable_cache };
     let session = Session::new(&Host::probe(), &wanted, global)?;
-    let parts = match packs_as_usual(args)? {
+    // One of this machine is converted faster than it is copied out of the cache.
+    let parts = match packs_as_usual(args)? && !named.is_near() {
         true => None,
         false => session.parts(named)?,
     };

@@ -73,7 +73,7 @@ pub fn path(reference: &Path, global: &Global) -> Result<PathBuf> {
 /// # Errors
 /// [`crate::error::Kind::Usage`] when it begins as a URI does and is none that skiff knows.
 pub fn elsewhere(reference: &Path) -> Result<Option<Reference>> {
-    if let Some(parsed) = reference.to_str().and_then(reference::parse) {
+    if let Some(parsed) = reference::parse(reference) {
         return parsed.map(Some);
     }
     let bytes = reference.as_os_str().as_bytes();

@@ -1,5 +1,6 @@
 //! Registries: a real one on loopback, with a proxy before it that does what networks do.
 
+mod disks;
 mod faults;
 mod others;
 mod proxy;
