@@ -77,7 +77,7 @@ packages() {
       case $group in
         build) list+=(gcc libc6-dev make pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
-        test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap umoci skopeo buildah libcap2-bin docker-registry openssl tinyproxy bindfs) ;;
+        test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap umoci skopeo buildah libcap2-bin docker-registry openssl tinyproxy microsocks bindfs) ;;
         agents) list+=(dnf zypper rpm createrepo-c pacman-package-manager makepkg libarchive-tools zstd gnupg busybox-static curl python3 libcap2-bin) ;;
         client) list+=(python3 python3-venv) ;;
         mpi) list+=(openmpi-bin libopenmpi-dev mpich libmpich-dev) ;;

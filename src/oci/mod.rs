@@ -23,6 +23,7 @@ pub mod local;
 pub mod manifest;
 pub mod mirrors;
 pub mod platform;
+pub mod proxy;
 pub mod push;
 pub mod reference;
 pub mod registry;

@@ -102,6 +102,8 @@ pub enum Need {
     ImageTools,
     /// A proxy for HTTP.
     Tinyproxy,
+    /// One for SOCKS.
+    Microsocks,
     /// A file system that shows a directory, and hands on no locks.
     Bindfs,
 }
@@ -125,6 +127,7 @@ impl Need {
             Self::Registry => "registry",
             Self::ImageTools => "image-tools",
             Self::Tinyproxy => "tinyproxy",
+            Self::Microsocks => "microsocks",
             Self::Bindfs => "bindfs",
         }
     }
@@ -180,7 +183,8 @@ impl Need {
             Self::ImageTools => {
                 ["umoci", "skopeo", "buildah"].into_iter().try_for_each(crate::needs::is_there)
             }
-            Self::Tinyproxy => crate::needs::answers("tinyproxy", "-v"),
+            Self::Tinyproxy => crate::needs::is_on_path("tinyproxy"),
+            Self::Microsocks => crate::needs::is_on_path("microsocks"),
             Self::Bindfs => crate::needs::is_there("bindfs"),
         }
     }

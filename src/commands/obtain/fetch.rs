@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use super::login::{given, home, key_files};
+use super::login::{given, home, key_files, proxies};
 use crate::build::cache as build_cache;
 use crate::cache::store::{About, is_unwritable};
 use crate::cache::{Kind as Stored, Store};
@@ -105,7 +105,7 @@ impl<'a> Session<'a> {
         Ok(Self {
             global,
             platform: Platform::asked(platform.arch.as_deref(), platform.arch_variant.as_deref())?,
-            http: Http::new(ca_file, plain, Box::new(move |text| warn(&told, text))),
+            http: Http::new(ca_file, plain, proxies(host), Box::new(move |text| warn(&told, text))),
             keys: Keys {
                 given: given(host, flags)?,
                 files: key_files(host, flags.authfile.as_deref()).files(),

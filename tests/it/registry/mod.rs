@@ -3,6 +3,7 @@
 mod disks;
 mod faults;
 mod others;
+mod outside;
 mod proxy;
 mod pull;
 mod push;
