@@ -2,6 +2,7 @@
 
 mod disks;
 mod faults;
+mod login;
 mod others;
 mod outside;
 mod proxy;
