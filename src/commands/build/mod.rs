@@ -14,7 +14,7 @@
 mod check;
 pub mod convert;
 mod definition;
-mod image;
+pub mod image;
 mod metadata;
 pub mod output;
 pub mod progress;

@@ -97,6 +97,27 @@ fn where_there_is_no_room_at_all_the_error_says_where_and_the_old_image_stands()
 }
 
 #[test]
+fn a_push_that_has_no_room_for_its_layer_says_where() {
+    if !able(&[Need::Userns]) {
+        return;
+    }
+    let Some(setting) = Setting::new("disk-push", vec![], None) else { return };
+    let Setting { place, proxy, .. } = &setting;
+    place.build("small.sif", &place.work("tree"));
+    proxy.clear();
+    // Of a directory the image has no room either.
+    for source in ["small.sif", "tree"] {
+        let target = format!("docker://{}/a:1", proxy.address);
+        let push = format!("$SKIFF push {source} {target} || echo status $?; ls -A scratch");
+        let said = finish(&mut within(place, &format!("{}{push}", small("scratch", "size=600k"))));
+        let named = format!("hint: the file system of \"{}\" is full", place.work("scratch").display());
+        assert!(said.stderr.contains("no space left on device") && said.stderr.contains(&named), "{said:?}");
+        assert_eq!(said.ok(), "status 255\n", "{source}");
+    }
+    assert_eq!(proxy.log(), [""; 0]);
+}
+
+#[test]
 fn where_the_output_has_no_room_the_old_one_stands_and_what_was_fetched_is_kept() {
     if !able(&[Need::Userns]) {
         return;
@@ -105,12 +126,8 @@ fn where_the_output_has_no_room_the_old_one_stands_and_what_was_fetched_is_kept(
     let Setting { place, proxy, .. } = &setting;
     let image = setting.small();
     for command in ["pull --force", "build --force", "build --force --compression gzip"] {
-        let words = match command.starts_with("pull") {
-            true => format!("{command} out/a.sif {image}"),
-            false => format!("{command} out/a.sif {image}"),
-        };
         let script = format!(
-            "{}echo old >out/a.sif\n$SKIFF {words} || echo status $?\n{LEFT}; ls -A out; cat out/a.sif",
+            "{}echo old >out/a.sif\n$SKIFF {command} out/a.sif {image} || echo status $?\n{LEFT}; ls -A out; cat out/a.sif",
             small("out", "size=600k")
         );
         let said = finish(&mut within(place, &script));
@@ -184,13 +201,7 @@ fn without_locks_several_fetch_the_same_and_no_file_is_broken() {
             }
         });
         assert_sound(&cache);
-        let first = fs::read(place.work("0.sif")).unwrap();
-        // Each has converted it, at a time of its own: the same tree.
-        for name in 0..8 {
-            let other = fs::read(place.work(format!("{name}.sif"))).unwrap();
-            assert_eq!(first.len(), other.len());
-            assert_small(&setting, &format!("{name}.sif"));
-        }
+        (0..8).for_each(|name| assert_small(&setting, &format!("{name}.sif")));
         // What somebody may be at stays, and goes when nobody has been at it for a day.
         let begun = cache.join("fetched/new/0.other-00000000.1-0");
         fs::write(&begun, "x").unwrap();

@@ -121,6 +121,36 @@ fn what_is_pushed_for_docker_is_read_by_others_and_comes_back_as_an_equal_tree()
 }
 
 #[test]
+fn a_directory_is_packed_on_the_way() {
+    let Some(setting) = Setting::new("push-directory", vec![], None) else { return };
+    let Setting { place, proxy, registry } = &setting;
+    fs::create_dir_all(place.work("tree/.singularity.d")).unwrap();
+    fs::write(place.work("tree/.singularity.d/runscript"), "#!/bin/sh\necho here\n").unwrap();
+    crate::harness::give(&place.work("tree"));
+    let scratch = place.work("scratch");
+    fs::create_dir(&scratch).unwrap();
+    crate::harness::give(&scratch);
+    let mut command = place.skiff(["push", "tree", &format!("docker://{}/tree:1", proxy.address)]);
+    finish(command.env("SKIFF_TMPDIR", &scratch)).ok();
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    let image = format!("docker://{}/tree:1", registry.address);
+    place.run(["build", "--sandbox", "after", &image]).ok();
+    // In the image there are some directories more, and no parts of seconds.
+    let (before, after) = (listed(place, "tree"), listed(place, "after"));
+    for line in before.lines() {
+        let whole = if line.starts_with('.') { line.rsplit_once('.').unwrap().0 } else { line };
+        assert!(after.lines().any(|other| other.starts_with(whole)), "{line} is not in\n{after}");
+    }
+    let words = ["--insecure-policy", "inspect", "--tls-verify=false", "--config", &image];
+    let config = json(&finish(place.command("skopeo").args(words)).ok());
+    let entry = config["config"]["Entrypoint"][0].as_str().unwrap();
+    assert!(entry.starts_with("/.singularity.d/runscript-"), "{entry}");
+    let mut command = place.skiff(["push", "tree", &image]);
+    let error = finish(command.env("SKIFF_TMPDIR", "/none")).fails(255);
+    assert!(error.contains("cannot write into \"/none\"") && error.contains("SKIFF_TMPDIR"), "{error}");
+}
+
+#[test]
 fn the_configuration_that_came_along_goes_back() {
     let Some(setting) = Setting::new("push-config", vec![], None) else { return };
     let Setting { proxy, place, .. } = &setting;
@@ -221,8 +251,7 @@ fn what_cannot_be_pushed_is_told_before_anything_is_sent() {
     let Some(setting) = setting("push-not", vec![], None) else { return };
     let Setting { proxy, place, .. } = &setting;
     let fails = |words: &[&str]| place.run([&["push"], words].concat()).fails(255);
-    let (docker, oras) = (format!("docker://{}/a:1", proxy.address), format!("oras://{}/a:1", proxy.address));
-    assert!(fails(&["tree", &docker]).contains("skiff build a.sif DIRECTORY"));
+    let oras = format!("oras://{}/a:1", proxy.address);
     assert!(fails(&["tree", &oras]).contains("it is none"));
     assert!(fails(&["none.sif", &oras]).contains("no such file"));
     assert!(fails(&["small.sif", "library://a/b/c"]).contains("not a place"));
