@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image;
 use crate::oci::reference::Reference;
+use crate::sys::signals::catch_stop;
 
 /// Runs `skiff pull`.
 pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
@@ -20,8 +21,9 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     let (output, named) = words(args)?;
     let host = Host::probe();
     let target = target(args, output, &named, &host);
-    // What cannot be made is found out before anything is fetched.
-    let (new, mut file) = NewFile::create(&target, args.force)?;
+    // What cannot be made is found out before anything is fetched, which may be stopped at any moment: until it is there,
+    // there is nothing to be taken away, where a file needs a name.
+    drop(NewFile::create(&target, args.force)?);
     let setting = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
     let platform = PlatformFlags {
         arch: args.platform.arch.clone().or_else(|| setting("PULL_ARCH")),
@@ -29,6 +31,8 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     };
     let wanted = Wanted { flags: &args.fetch, platform: &platform, disable_cache: args.disable_cache };
     let mut sif = obtain::fetched(&named, &wanted, global)?;
+    catch_stop();
+    let (new, mut file) = NewFile::create(&target, args.force)?;
     let bytes = obtain::copy(&mut sif.file, &mut file, &target).map_err(|error| new.explain(error))?;
     // What a server calls an image may be its page for visitors.
     image::open(&sif.path)

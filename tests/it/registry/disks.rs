@@ -168,6 +168,39 @@ fn a_cache_on_a_file_system_that_can_only_be_read_is_read_and_not_written() {
     }
 }
 
+#[test]
+fn who_stops_a_fetch_leaves_nothing_where_files_need_names() {
+    if !able(&[Need::Userns, Need::Fuse, Need::Bindfs]) {
+        return;
+    }
+    let hold = Fault { when: "/blobs/", times: u32::MAX, what: What::Status(429, "Retry-After: 300\r\n") };
+    let Some(setting) = Setting::new("disk-stop", vec![hold], None) else { return };
+    let Setting { place, proxy, .. } = &setting;
+    fs::create_dir(place.work("seen")).unwrap();
+    give(&place.work("seen"));
+    // bindfs makes no file without a name.
+    for verb in ["pull", "build", "build --compression gzip"] {
+        proxy.clear();
+        place.write("go", "");
+        fs::remove_file(place.work("go")).unwrap();
+        let script = format!(
+            "bindfs -f out seen & served=$!; until mountpoint -q seen; do kill -0 $served; done
+            $SKIFF {verb} seen/a.sif {} & pid=$!
+            until [ -e go ]; do kill -0 $pid; done; kill -TERM $pid; wait $pid && echo over
+            ls -A seen; umount seen; wait $served",
+            setting.small()
+        );
+        let mut command = within(place, &script);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (text, child) = (describe(&command), command.spawn().unwrap());
+        while proxy.count("/blobs/") == 0 {
+            std::thread::yield_now();
+        }
+        place.write("go", "");
+        assert_eq!(collect(child, text).ok(), "", "{verb}");
+    }
+}
+
 /// Whether all that the cache has under a digest has that digest, and nothing is left of what was begun.
 fn assert_sound(cache: &Path) {
     let files = |name: &str| fs::read_dir(cache.join("fetched").join(name)).expect("a cache").flatten();
