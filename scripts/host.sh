@@ -77,7 +77,7 @@ packages() {
       case $group in
         build) list+=(gcc libc6-dev make pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-archive-keyring uidmap util-linux python3) ;;
-        test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap umoci skopeo buildah libcap2-bin docker-registry openssl) ;;
+        test) list+=(g++ musl-tools libsquashfs-dev libclang-dev busybox-static squashfs-tools util-linux passwd uidmap python3 strace bubblewrap umoci skopeo buildah libcap2-bin docker-registry openssl tinyproxy microsocks bindfs) ;;
         agents) list+=(dnf zypper rpm createrepo-c pacman-package-manager makepkg libarchive-tools zstd gnupg busybox-static curl python3 libcap2-bin) ;;
         client) list+=(python3 python3-venv) ;;
         mpi) list+=(openmpi-bin libopenmpi-dev mpich libmpich-dev) ;;
@@ -99,7 +99,7 @@ packages() {
       case $group in
         build) list+=(gcc glibc-devel make pkgconf-pkg-config ca-certificates curl git) ;;
         image) list+=(mmdebstrap debian-keyring shadow-utils util-linux python3) ;;
-        test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static musl-gcc python3 strace bubblewrap skopeo buildah libcap) ;;
+        test) list+=(gcc-c++ squashfs-tools-ng-devel clang-devel busybox squashfs-tools util-linux glibc-static musl-gcc python3 strace bubblewrap skopeo buildah libcap tinyproxy bindfs) ;;
         agents) list+=(dnf zypper rpm-build rpm-sign createrepo_c pacman bsdtar gnupg2 zstd busybox curl python3 libcap) ;;
         client) list+=(python3 python3-pip) ;;
         mpi) list+=(openmpi-devel mpich-devel) ;;

@@ -1,12 +1,12 @@
 //! What is in the cache of what was fetched, and making room.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::store::{Kind, Store};
+use super::store::{ABANDONED, Kind, Store, is_older};
 use crate::error::{Context, Result};
 
 const DAY_SECONDS: i64 = 86400;
@@ -76,8 +76,10 @@ impl Store {
     /// Those of unlink(2).
     pub fn remove(&self, entry: &Listed) -> io::Result<bool> {
         if entry.unfinished {
-            match File::open(&entry.path) {
-                Ok(file) if file.try_lock().is_err() => return Ok(false),
+            match File::open(&entry.path).map(|file| file.try_lock()) {
+                Ok(Err(TryLockError::WouldBlock)) => return Ok(false),
+                // Without locks nobody can say.
+                Ok(Err(TryLockError::Error(_))) if !is_older(&entry.path, ABANDONED) => return Ok(false),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
                 Err(error) => return Err(error),
@@ -93,6 +95,20 @@ impl Store {
         }
         self.forget_lock(&entry.key);
         Ok(true)
+    }
+
+    /// Forgets what names meant, those that were learnt so many days ago, and locks that nobody holds.
+    pub fn forget_names(&self, days: Option<u32>) {
+        let age = Duration::from_secs(days.map_or(0, |days| u64::from(days) * DAY_SECONDS.unsigned_abs()));
+        let names =
+            |directory: &str| fs::read_dir(self.root().join(directory)).into_iter().flatten().flatten();
+        for tag in
+            names("tags").map(|entry| entry.path()).filter(|path| days.is_none() || is_older(path, age))
+        {
+            // What stays is a few bytes that are asked for again.
+            let _ = fs::remove_file(tag);
+        }
+        names("locks").for_each(|lock| self.forget_lock(&lock.file_name().to_string_lossy()));
     }
 
     /// The lock file of what is gone; who waits for it looks whether it still has its name.
@@ -119,7 +135,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::cache::store::About;
+    use crate::cache::store::{About, Meant};
 
     #[test]
     fn what_is_there_is_listed_and_goes() {
@@ -147,5 +163,17 @@ mod tests {
             assert!(store.remove(entry).unwrap());
         }
         assert!(store.list().unwrap().is_empty());
+        store.remember("t", &Meant { name: "t".into(), digest: "i".into(), asked: 1 });
+        let held = store.lock("held", &|| {});
+        drop(store.lock("free", &|| {}));
+        store.forget_names(Some(1));
+        assert!(store.meant("t").is_some());
+        store.forget_names(None);
+        assert!(store.meant("t").is_none());
+        let locks = || fs::read_dir(store.root().join("locks")).unwrap().count();
+        assert_eq!(locks(), 1);
+        drop(held);
+        store.forget_names(None);
+        assert_eq!(locks(), 0);
     }
 }

@@ -14,8 +14,8 @@
 //! it, so that who finds one needs no lock, and one that is removed while it is used is there until it is closed.
 //!
 //! Of a hundred that want the same thing one fetches it and the others wait for the lock. Where a file system has no
-//! locks, or has them within a machine alone, several fetch it, each into a file of its own (the machine's name is
-//! part of what is in new/), and `rename` gives one after the other the same name for the same bytes.
+//! locks, or has them within a machine alone, several fetch it, each into a file of its own (the machine's name and
+//! its start are part of what is in new/), and `rename` gives one after the other the same name for the same bytes.
 //!
 //! | you look for | open |
 //! |---|---|

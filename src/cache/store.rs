@@ -4,7 +4,9 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,8 @@ const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # Layers of skiff's builds, images that it fetched. 'skiff cache list' shows them, 'skiff cache clean' removes them.\n";
 /// No description is longer.
 const ABOUT_LIMIT: u64 = 64 << 10;
+/// What nobody has written to for so long is nobody's any more.
+pub(super) const ABANDONED: Duration = Duration::from_secs(86400);
 /// The directories, the first of them that of the rest.
 const DIRECTORIES: [&str; 6] = ["", "blobs", "images", "tags", "new", "locks"];
 
@@ -60,6 +64,8 @@ pub struct Meant {
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    /// Why nothing more is written into it.
+    given_up: OnceLock<i32>,
 }
 
 /// The right to make something, until it is dropped.
@@ -85,6 +91,13 @@ pub struct NewFile {
     /// Left where it is when it is dropped, for who takes it up again.
     stays: bool,
     named: bool,
+}
+
+impl NewFile {
+    /// Takes it away, also where it would stay.
+    pub fn discard(mut self) {
+        self.stays = false;
+    }
 }
 
 impl Drop for NewFile {
@@ -122,7 +135,20 @@ impl Store {
             let why = if status.uid() == own { "others may write there" } else { "it is another user's" };
             return Err(Error::new(ErrorKindOf::Io, tried()).because(why).hint(hint));
         }
-        Ok(Self { root })
+        Ok(Self { root, given_up: OnceLock::new() })
+    }
+
+    /// Nothing more is written into it by this process, and what to say of that; nothing the second time.
+    pub fn give_up(&self, error: &io::Error) -> Option<String> {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        self.given_up.set(errno).ok().map(|()| {
+            let place = self.root.parent().unwrap_or(&self.root);
+            let what = Error::new(ErrorKindOf::Io, format!("going on without the cache in {place:?}"));
+            let full = [libc::ENOSPC, libc::EDQUOT].contains(&errno);
+            let how = if full { "'skiff cache clean' makes room; " } else { "" };
+            let why = what.because(io::Error::from_raw_os_error(errno));
+            format!("{why}; {how}SKIFF_CACHEDIR names another directory")
+        })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -182,20 +208,38 @@ impl Store {
     /// has left of it is to be gone on with: it is then not empty.
     ///
     /// # Errors
-    /// Those of open(2): a cache that is full or can only be read.
+    /// Those of open(2): a cache that is full or can only be read, or was given up.
     pub fn begin(&self, key: &str, resumes: bool) -> io::Result<NewFile> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let host = rustix::system::uname().nodename().to_string_lossy().replace('/', "_");
+        if let Some(errno) = self.given_up.get() {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
+        let machine = machine();
         let own = match resumes {
             true => String::new(),
             false => format!(".{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)),
         };
-        let path = self.root.join("new").join(format!("{key}.{host}{own}"));
+        let path = self.root.join("new").join(format!("{key}.{machine}{own}"));
         let file =
             File::options().read(true).write(true).create(true).truncate(!resumes).mode(0o600).open(&path)?;
         // Says to who clears away that somebody is at it.
         let _ = file.try_lock_shared();
         Ok(NewFile { file, path, stays: resumes, named: false })
+    }
+
+    /// Removes what processes that were killed have left of something, so that it is not for ever: who holds its lock
+    /// knows that nobody of this machine is at it; of others' what has not been written to for a day.
+    pub fn sweep(&self, key: &str, lock: &Lock) {
+        let own = format!("{key}.{}.", machine());
+        // What cannot be looked at or removed is in nobody's way.
+        for entry in fs::read_dir(self.root.join("new")).into_iter().flatten().flatten() {
+            let (name, path) = (entry.file_name(), entry.path());
+            let bytes = name.as_encoded_bytes();
+            let left = lock.excludes() && bytes.starts_with(own.as_bytes());
+            if left || bytes.starts_with(format!("{key}.").as_bytes()) && is_older(&path, ABANDONED) {
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 
     /// Gives a file its name, when it is on the disk; gives it open for reading alone.
@@ -255,6 +299,20 @@ pub fn is_unwritable(error: &io::Error) -> bool {
     )
 }
 
+/// Whether a file was not written to for so long.
+pub(super) fn is_older(path: &Path, age: Duration) -> bool {
+    let modified = fs::symlink_metadata(path).and_then(|status| status.modified());
+    modified.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|since| since > age))
+}
+
+/// This machine as long as it runs. Its name alone may be that of others too, and where locks hold within a machine
+/// only, two of one name would write into one file.
+fn machine() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().replace('/', "_");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("{host}-{}", boot.get(..8).unwrap_or_default())
+}
+
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
     let mut text = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(File::open(path).ok()?, ABOUT_LIMIT), &mut text).ok()?;
@@ -293,7 +351,36 @@ mod tests {
         assert!(store.find(Kind::Blob, "ab", Some(6)).is_none());
         assert!(store.find(Kind::Image, "ab", None).is_none());
         drop(store.begin("cd", false).unwrap());
+        store.begin("cd", true).unwrap().discard();
         assert_eq!(fs::read_dir(store.root.join("new")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_killed_is_swept_away_and_what_others_make_is_not() {
+        let (_place, store) = store();
+        let new = store.root.join("new");
+        let own = format!("ab.{}", machine());
+        for name in
+            [&own, &format!("{own}.1-0"), "ab.other-01234567.1-0", "abc.1", &format!("cd.{}.1-0", machine())]
+        {
+            fs::write(new.join(name), b"x").unwrap();
+        }
+        File::create(new.join("ab.old-01234567.1-0")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let there = || fs::read_dir(&new).unwrap().count();
+        store.sweep("ab", &Lock { file: None });
+        assert_eq!(there(), 5, "what is old is gone");
+        store.sweep("ab", &store.lock("ab", &|| {}));
+        assert_eq!(there(), 4);
+        assert!(new.join(&own).exists(), "what can be gone on with stays");
+    }
+
+    #[test]
+    fn a_cache_is_given_up_once() {
+        let (_place, store) = store();
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert!(store.give_up(&full).unwrap().contains("skiff cache clean"));
+        assert_eq!(store.give_up(&full), None);
+        assert_eq!(store.begin("ab", false).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     }
 
     #[test]

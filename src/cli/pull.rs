@@ -24,7 +24,7 @@ pub struct PullArgs {
     /// The file to make, if it is not to be called as the image is; and the image: docker://, oras://, library://,
     /// https://, docker-archive:, docker-daemon:, oci: or oci-archive:
     #[arg(value_names = ["[OUTPUT] IMAGE"], num_args = 1..=2, required = true, value_hint = ValueHint::FilePath)]
-    pub words: Vec<String>,
+    pub words: Vec<PathBuf>,
     /// Replace the file if it exists
     #[arg(short = 'F', long)]
     pub force: bool,
@@ -33,7 +33,7 @@ pub struct PullArgs {
     pub dir: Option<PathBuf>,
     /// Call the file so
     #[arg(long, value_name = "NAME", hide = true)]
-    pub name: Option<String>,
+    pub name: Option<PathBuf>,
     /// Nothing is checked anyway: signatures of images are not looked at
     #[arg(short = 'U', long, alias = "allow-unauthenticated", hide = true)]
     pub allow_unsigned: bool,

@@ -28,7 +28,7 @@ Nothing is fetched or sent but the manifest.";
 /// `skiff push`.
 #[derive(Debug, Args)]
 pub struct PushArgs {
-    /// The image: a SIF file; for docker:// a SquashFS file too
+    /// The image: a SIF file; for docker:// a SquashFS file or a directory too
     #[arg(value_name = "IMAGE", value_hint = ValueHint::FilePath)]
     pub image: PathBuf,
     /// Where to: oras://HOST/NAME[:TAG] or docker://HOST/NAME[:TAG]

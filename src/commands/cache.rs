@@ -281,6 +281,10 @@ fn clean(caches: &Caches, args: &CleanArgs, global: &Global) -> Result<i32> {
         };
         outcomes.add(outcome, entry.bytes, &|| fetched_what(entry), global);
     }
+    // What names meant is of no type, and goes with everything.
+    if let (None, Some(store)) = (&types.fetched, &caches.fetched) {
+        store.forget_names(unused_days);
+    }
     outcomes.report(&caches.place, global)
 }
 

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image;
 use crate::oci::reference::Reference;
+use crate::sys::signals::catch_stop;
 
 /// Runs `skiff pull`.
 pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
@@ -20,8 +21,9 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     let (output, named) = words(args)?;
     let host = Host::probe();
     let target = target(args, output, &named, &host);
-    // What cannot be made is found out before anything is fetched.
-    let (new, mut file) = NewFile::create(&target, args.force)?;
+    // What cannot be made is found out before anything is fetched, which may be stopped at any moment: until it is there,
+    // there is nothing to be taken away, where a file needs a name.
+    drop(NewFile::create(&target, args.force)?);
     let setting = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
     let platform = PlatformFlags {
         arch: args.platform.arch.clone().or_else(|| setting("PULL_ARCH")),
@@ -29,6 +31,8 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     };
     let wanted = Wanted { flags: &args.fetch, platform: &platform, disable_cache: args.disable_cache };
     let mut sif = obtain::fetched(&named, &wanted, global)?;
+    catch_stop();
+    let (new, mut file) = NewFile::create(&target, args.force)?;
     let bytes = obtain::copy(&mut sif.file, &mut file, &target).map_err(|error| new.explain(error))?;
     // What a server calls an image may be its page for visitors.
     image::open(&sif.path)
@@ -42,24 +46,25 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
 }
 
 /// Output and image; the image is the last word.
-fn words(args: &PullArgs) -> Result<(Option<&str>, Reference)> {
+fn words(args: &PullArgs) -> Result<(Option<&Path>, Reference)> {
     let (output, text) = match args.words.as_slice() {
         [image] => (None, image),
-        [output, image] => (Some(output.as_str()), image),
+        [output, image] => (Some(output.as_path()), image),
         _ => return Err(Error::usage("pull takes a file to make and an image")),
     };
-    match obtain::elsewhere(Path::new(text))? {
+    match obtain::elsewhere(text)? {
         Some(named) => Ok((output, named)),
         None => Err(Error::usage(format!("cannot pull {text:?}: it names no image elsewhere"))
-            .hint(format!("an image of Docker Hub is named docker://{text}"))),
+            .hint(format!("an image of Docker Hub is named docker://{}", text.display()))),
     }
 }
 
-fn target(args: &PullArgs, output: Option<&str>, named: &Reference, host: &Host) -> PathBuf {
-    let name = output.map(str::to_owned).or_else(|| args.name.clone()).unwrap_or_else(|| named.file_name());
+fn target(args: &PullArgs, output: Option<&Path>, named: &Reference, host: &Host) -> PathBuf {
+    let name = output.map(Path::to_owned).or_else(|| args.name.clone());
+    let name = name.unwrap_or_else(|| named.file_name().into());
     let setting = || host.setting("PULLDIR").or_else(|| host.setting("PULLFOLDER"));
     match args.dir.clone().or_else(|| setting().map(|(_, value)| PathBuf::from(value))) {
         Some(directory) => directory.join(name),
-        None => name.into(),
+        None => name,
     }
 }

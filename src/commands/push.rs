@@ -3,20 +3,23 @@
 //! ```text
 //! oras://     the SIF file, as it is
 //! docker://   a layer of the image's files, in a file without a name; the configuration that came with the image, or
-//!             one of its environment, runscript and labels
+//!             one of its environment, runscript and labels. A directory is packed before, into another such file
 //! ```
 
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Instant;
 
 use crate::cli::Global;
+use crate::cli::build::{BuildArgs, Method};
 use crate::cli::fetch::{FetchFlags, PlatformFlags};
 use crate::cli::push::{PushArgs, TagArgs};
+use crate::commands::build::image::{Content, write};
 use crate::commands::build::progress::{Shown, during, transfers};
 use crate::commands::obtain::fetch::{Session, Wanted};
 use crate::commands::{amount, note, obtain, printed, warn};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::image::calendar::Moment;
 use crate::image::sif::Architecture;
@@ -138,8 +141,7 @@ fn sif(image: &Image) -> Result<Outgoing> {
 /// The files of an image as a layer.
 fn layered(image: &Image, session: &Session<'_>, global: &Global) -> Result<Outgoing> {
     let Some(partition) = &image.partition else {
-        return Err(Error::usage(format!("cannot push {:?}: it is a directory", image.path))
-            .hint("pack it first: skiff build a.sif DIRECTORY"));
+        return layered(&packed(image, session, global)?, session, global);
     };
     let squashfs = |options| Squashfs::open(partition.clone(), options).map_err(|error| image.named(error));
     let tree = Tree::Squashfs(squashfs(OpenOptions::default())?);
@@ -162,7 +164,7 @@ fn layered(image: &Image, session: &Session<'_>, global: &Global) -> Result<Outg
     };
     let files = squashfs(OpenOptions::default())?;
     let made = during(global, &shown, || write_layer(&files, &programs, file, threads(), &watch));
-    let layer = made.map_err(|error| image.named(error))?;
+    let layer = made.map_err(|error| session.explain(image.named(error)))?;
     if let Some(first) = layer.sockets.first() {
         warn(
             global,
@@ -172,6 +174,22 @@ fn layered(image: &Image, session: &Session<'_>, global: &Global) -> Result<Outg
     let config = configuration(kept.as_deref(), &said, &layer.diff_id)?;
     let config = Blob::of_bytes(CONFIG_TYPE, &config)?;
     Ok(Outgoing { config, layer: layer.blob, of_layer: Annotations::new(), annotations: Annotations::new() })
+}
+
+/// A directory as an image, in a file without a name. It is read once, so that it is made fast and not small.
+fn packed(directory: &Image, session: &Session<'_>, global: &Global) -> Result<Image> {
+    let file = session.temporary_file()?;
+    let args = BuildArgs { compression: Method::Lz4, ..BuildArgs::plain(directory.path.clone()) };
+    let tree = directory.tree()?;
+    let content = Content::Directory(&directory.path);
+    let packed =
+        write(&content, (&tree, None), &file, &args, global).map_err(|error| session.explain(error))?;
+    packed.warnings.lines().for_each(|line| warn(global, line));
+    let image = crate::image::open(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))?;
+    if image.partition.is_none() {
+        return Err(Error::new(Kind::Internal, format!("{:?} was packed into nothing", directory.path)));
+    }
+    Ok(Image { path: directory.path.clone(), ..image })
 }
 
 /// What an image says of itself, but for its runscript.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli::Global;
 use crate::cli::registry::{ListArgs, LoginArgs, LogoutArgs, RegistryAction, RegistryArgs};
-use crate::commands::obtain::login::{PASSWORD_BYTES, ask, ask_name, key_files};
+use crate::commands::obtain::login::{PASSWORD_BYTES, ask, ask_name, key_files, proxies};
 use crate::commands::{json_text, note, printed, setting, warn};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -36,7 +36,7 @@ fn login(args: &LoginArgs, global: &Global) -> Result<i32> {
     let plain = args.no_https || setting("NOHTTPS") || setting("NO_HTTPS");
     let told = global.clone();
     let ca_file = host.setting("CA_FILE").map(|(_, value)| PathBuf::from(value));
-    let http = Http::new(ca_file, plain, Box::new(move |text| warn(&told, text)));
+    let http = Http::new(ca_file, plain, proxies(&host), Box::new(move |text| warn(&told, text)));
     check_login(&http, &name, &Credential::Password(user.clone(), password.clone()), plain)?;
     credentials::keep(&path, &name, &user, &password)?;
     note(global, &format!("logged in at {name} as {user}; kept in {path:?}"));

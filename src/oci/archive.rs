@@ -10,7 +10,7 @@
 //! without a name, since its end cannot be reached otherwise.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Seek, SeekFrom};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -18,8 +18,9 @@ use tar::EntryType;
 
 use super::config::{self, CONFIG_BYTES};
 use super::documents::{DOCUMENT_BYTES, Descriptor, Manifest};
-use super::layers::{decompressed, plain_path};
+use super::layers::{decompress, is_compressed, plain_path};
 use super::layout;
+use super::scratch;
 use super::store::{Members, Store, check};
 use super::{Blob, Digest, OciImage, Platform};
 use crate::error::{Context, Error, Kind, Result};
@@ -40,12 +41,27 @@ struct Saved {
     layers: Vec<String>,
 }
 
-/// Opens the image with that tag in an archive; without a tag the only one.
+/// Opens the image with that tag in an archive; without a tag the only one. `scratch` is where a compressed one is
+/// decompressed.
 ///
 /// # Errors
 /// What is no such archive, or a damaged one; no or several such images.
-pub fn open(path: &Path, tag: Option<&str>, platform: &Platform) -> Result<OciImage> {
-    let store = members(path)?;
+pub fn open(path: &Path, tag: Option<&str>, platform: &Platform, scratch: &Path) -> Result<OciImage> {
+    let file = File::open(path).tried(|| format!("cannot read archive {path:?}"))?;
+    of_file(file, path, tag, (platform, scratch))
+}
+
+/// The same of a file that is open; `path` is what it is called.
+///
+/// # Errors
+/// As [`open`].
+pub fn of_file(
+    file: File,
+    path: &Path,
+    tag: Option<&str>,
+    (platform, scratch): (&Platform, &Path),
+) -> Result<OciImage> {
+    let store = members(file, path, scratch)?;
     if store.find("manifest.json")?.is_some() && store.find("oci-layout")?.is_none() {
         return saved(&store, tag);
     }
@@ -59,18 +75,22 @@ pub fn open(path: &Path, tag: Option<&str>, platform: &Platform) -> Result<OciIm
 }
 
 /// What members an archive has.
-fn members(path: &Path) -> Result<Store> {
+fn members(file: File, path: &Path, directory: &Path) -> Result<Store> {
     let tried = || format!("cannot read archive {path:?}");
-    let file = File::open(path).tried(tried)?;
     let metadata = file.metadata().tried(tried)?;
     if !metadata.is_file() {
         return Err(Error::image(format!("cannot use {path:?} as an archive: it is no file")));
     }
     let digest = Digest::from_sum([0; 32]);
     let whole = Blob { digest, media_type: String::new(), size: metadata.len(), file, offset: 0 };
-    let mut file = match decompressed(&whole).tried(tried)? {
-        Some(plain) => plain,
-        None => whole.file,
+    let mut file = match is_compressed(&whole).tried(tried)? {
+        true => {
+            let mut plain = scratch::file_in(directory)?;
+            let done = decompress(&whole, &mut plain).tried(tried);
+            done.map_err(|error| scratch::explain(error, directory))?;
+            plain
+        }
+        false => whole.file,
     };
     let size = file.seek(SeekFrom::End(0)).tried(tried)?;
     file.rewind().tried(tried)?;
@@ -170,7 +190,11 @@ fn saved(store: &Store, tag: Option<&str>) -> Result<OciImage> {
         let mut layer = store.get(name)?;
         layer.media_type = LAYER.into();
         // The digest is that of the layer before compression.
-        wanted.push(if is_compressed(&layer)? { digest_of_name(name) } else { Some(diff_id.parse()?) });
+        wanted.push(if is_compressed(&layer).tried(|| "cannot read a layer".into())? {
+            digest_of_name(name)
+        } else {
+            Some(diff_id.parse()?)
+        });
         layers.push(layer);
     }
     check(layers.iter_mut().zip(wanted).collect())?;
@@ -218,12 +242,6 @@ fn digest_of_name(name: &str) -> Option<Digest> {
     let last = name.rsplit('/').next()?;
     let hex = last.strip_suffix(".json").or_else(|| last.strip_suffix(".tar")).unwrap_or(last);
     format!("sha256:{hex}").parse().ok()
-}
-
-fn is_compressed(layer: &Blob) -> Result<bool> {
-    let mut start = [0; 4];
-    layer.reader().read(&mut start).tried(|| "cannot read a layer".into())?;
-    Ok(start[..2] == [0x1f, 0x8b] || start == [0x28, 0xb5, 0x2f, 0xfd])
 }
 
 /// A manifest for what has none, in memory.

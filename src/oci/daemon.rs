@@ -6,14 +6,14 @@
 //!
 //! The socket may be any program's: what comes is read with limits, and the archive as one from anybody.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use tempfile::NamedTempFile;
-
+use super::scratch;
 use super::token::encoded;
 use super::transfer::{Part, Progress};
 use crate::error::{Context, Error, Result};
@@ -27,11 +27,11 @@ const PIECE_BYTES: usize = 256 << 10;
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
-/// Fetches the archive of an image into a file in `scratch`, which goes when it is dropped.
+/// Fetches the archive of an image into a file without a name in `scratch`.
 ///
 /// # Errors
 /// A Docker that is not there, does not let us in, or has no such image.
-pub fn save(name: &str, host: Option<&str>, scratch: &Path, progress: &Progress) -> Result<NamedTempFile> {
+pub fn save(name: &str, host: Option<&str>, directory: &Path, progress: &Progress) -> Result<File> {
     let host = host.filter(|host| !host.is_empty()).unwrap_or(SOCKET);
     let tried = || format!("cannot fetch {name:?} from the Docker at {host}");
     let hint = "is it running, and may you use it? DOCKER_HOST or --docker-host names another";
@@ -43,7 +43,7 @@ pub fn save(name: &str, host: Option<&str>, scratch: &Path, progress: &Progress)
         return Err(Error::usage(tried()).because("skiff speaks unix://PATH and tcp://HOST:PORT alone"));
     };
     let part = progress.begin(name.to_owned(), 0);
-    let mut file = NamedTempFile::new_in(scratch).tried(|| format!("cannot write into {scratch:?}"))?;
+    let mut file = scratch::file_in(directory)?;
     let mut stream = BufReader::with_capacity(PIECE_BYTES, stream);
     // "names" is a parameter, so that a name can hold slashes and colons.
     let path = format!("/images/get?{}", encoded(&[("names", name)]));
@@ -59,10 +59,10 @@ pub fn save(name: &str, host: Option<&str>, scratch: &Path, progress: &Progress)
         return Err(Error::image(tried()).because(format!("it answers {}: {said}", head.status)));
     }
     let copied = match head.chunked {
-        true => read_chunks(&mut stream, file.as_file_mut(), &part),
-        false => copy(&mut stream, file.as_file_mut(), (head.length, &part)),
+        true => read_chunks(&mut stream, &mut file, &part),
+        false => copy(&mut stream, &mut file, (head.length, &part)),
     };
-    copied.tried(tried)?;
+    copied.tried(tried).map_err(|error| scratch::explain(error, directory))?;
     Ok(file)
 }
 

@@ -9,7 +9,7 @@
 //!
 //! How the bytes of a part come is in [`super::transfer`].
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -24,7 +24,7 @@ use super::manifest::{self, Descriptor, Manifest, sif_layer};
 use super::mirrors::Mirrors;
 use super::reference::Name;
 use super::registry::Registry;
-use super::transfer::{One, Part, Progress, fetch_one, without_cache};
+use super::transfer::{One, Part, Progress, fetch_one};
 use super::{Blob, Digest, OciImage, Platform};
 use crate::cache::store::Meant;
 use crate::cache::{Kind as Stored, Store};
@@ -142,8 +142,8 @@ impl<'a> Fetch<'a> {
                 new.file.write_all(&bytes)?;
                 store.finish(new, Stored::Blob, &digest.hex())
             });
-            if let Err(error) = kept {
-                self.without_cache(&error);
+            if let Some(text) = kept.err().and_then(|error| store.give_up(&error)) {
+                self.http.tell(&text);
             }
         }
         Ok((bytes, digest))
@@ -232,10 +232,6 @@ impl<'a> Fetch<'a> {
         let place = (self.store, self.scratch.as_path());
         let file = fetch_one(&one, (Stored::Blob, Some(&digest.hex())), place, &|text| self.http.tell(text))?;
         Ok(Blob { digest: *digest, media_type: media_type.clone(), size: *size, file, offset: 0 })
-    }
-
-    fn without_cache(&self, error: &io::Error) {
-        self.http.tell(&without_cache(error));
     }
 }
 

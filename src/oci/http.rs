@@ -12,20 +12,20 @@
 //!
 //! Plain HTTP is spoken where it was asked for, and with servers of this machine. TLS trusts the authorities of the
 //! system, those of `SKIFF_CA_FILE`, and those that Docker and Podman keep for a host (`/etc/docker/certs.d/HOST`,
-//! `/etc/containers/certs.d/HOST`: `*.crt`). Proxies are those of `ALL_PROXY`, `HTTPS_PROXY`, `HTTP_PROXY` and
-//! `NO_PROXY`; servers of this machine are asked without one.
+//! `/etc/containers/certs.d/HOST`: `*.crt`). Proxies are those of [`super::proxy`].
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderMap, Request, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, SendBody};
 
+use super::proxy::{Named, Proxies};
 use crate::error::{Context, Error, Result};
 
 /// How often a request is made in all.
@@ -81,15 +81,16 @@ impl Ask {
 pub struct Http {
     ca_file: Option<PathBuf>,
     plain_allowed: bool,
+    proxies: Proxies,
     tell: Box<Tell>,
-    /// By plain HTTP and with TLS, each for this machine and for others.
+    /// By plain HTTP and with TLS, each without a proxy and with one.
     agents: [OnceLock<Agent>; 4],
 }
 
 impl Http {
     /// Nothing is read or asked yet. `plain_allowed`: redirections from TLS to plain HTTP are followed.
-    pub fn new(ca_file: Option<PathBuf>, plain_allowed: bool, tell: Box<Tell>) -> Self {
-        Self { ca_file, plain_allowed, tell, agents: [const { OnceLock::new() }; 4] }
+    pub fn new(ca_file: Option<PathBuf>, plain_allowed: bool, proxies: Proxies, tell: Box<Tell>) -> Self {
+        Self { ca_file, plain_allowed, proxies, tell, agents: [const { OnceLock::new() }; 4] }
     }
 
     /// Says something to the user.
@@ -111,7 +112,7 @@ impl Http {
                     if last || !matches!(status, 429 | 500 | 502 | 503 | 504) {
                         return Ok(response);
                     }
-                    let asked_for = retry_after(response.headers());
+                    let asked_for = retry_after(response.headers(), SystemTime::now());
                     if asked_for.is_some_and(|time| time > LONGEST_WAIT) {
                         return Ok(response);
                     }
@@ -127,14 +128,27 @@ impl Http {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Http(error)) => {
                     if last || !is_passing(&error) {
-                        return Err(unanswered(ask, error));
+                        return Err(self.unanswered(ask, error));
                     }
                     thread::sleep(wait);
                 }
             }
             wait *= 2;
         }
-        Err(Error::host(tried(ask)))
+        Err(Error::host(format!("cannot ask {}", shown(&ask.url))))
+    }
+
+    fn unanswered(&self, ask: &Ask, error: ureq::Error) -> Error {
+        let proxy = self.proxies.of(&ask.url);
+        let by = proxy.map_or_else(String::new, |proxy| format!(" by {proxy}"));
+        let unanswered = Error::host(format!("cannot ask {}{by}", shown(&ask.url)));
+        let error = match error {
+            // Their own words, without "io:" and the like before them.
+            ureq::Error::Io(error) => unanswered.because(error),
+            ureq::Error::ConnectProxyFailed(said) => unanswered.because(said),
+            error => unanswered.because(error),
+        };
+        explain(error, &ask.url, proxy)
     }
 
     /// Asks once, with `bytes` bytes of `body` going along. Nothing is done again and no redirection is followed: only
@@ -146,7 +160,7 @@ impl Http {
         let agent = self.agent(&ask.url)?;
         let request = head_of(ask).header(header::CONTENT_LENGTH, bytes).body(SendBody::from_reader(body));
         let answered = request.map_err(ureq::Error::Http).and_then(|request| agent.run(request));
-        answered.map_err(|error| unanswered(ask, error))
+        answered.map_err(|error| self.unanswered(ask, error))
     }
 
     /// One attempt, redirections followed.
@@ -199,8 +213,8 @@ impl Http {
     /// Who asks a server of that kind. What a second start waits for is made of nothing: neither certificates nor a
     /// proxy are looked for where this machine is asked by plain HTTP.
     fn agent(&self, url: &str) -> Result<&Agent> {
-        let (secure, near) = (url.starts_with("https:"), is_near(url));
-        let agent = &self.agents[usize::from(secure) * 2 + usize::from(near)];
+        let (secure, proxy) = (url.starts_with("https:"), self.proxies.of(url));
+        let agent = &self.agents[usize::from(secure) * 2 + usize::from(proxy.is_some())];
         if let Some(agent) = agent.get() {
             return Ok(agent);
         }
@@ -208,9 +222,7 @@ impl Http {
         if secure {
             config = config.tls_config(self.tls(host_of(url))?);
         }
-        if near {
-            config = config.proxy(None);
-        }
+        config = config.proxy(proxy.map(Named::proxy).transpose()?);
         Ok(agent.get_or_init(|| config.build().into()))
     }
 
@@ -252,20 +264,6 @@ fn head_of(ask: &Ask) -> ureq::http::request::Builder {
         request = request.header(header::AUTHORIZATION, authorization);
     }
     request
-}
-
-fn unanswered(ask: &Ask, error: ureq::Error) -> Error {
-    let unanswered = Error::host(tried(ask));
-    let error = match error {
-        // Its own words, without "io:" before them.
-        ureq::Error::Io(error) => unanswered.because(error),
-        error => unanswered.because(error),
-    };
-    explain(error, &ask.url)
-}
-
-fn tried(ask: &Ask) -> String {
-    format!("cannot ask {}", shown(&ask.url))
 }
 
 /// Why there is no answer.
@@ -324,13 +322,19 @@ fn is_passing(error: &ureq::Error) -> bool {
 }
 
 /// Adds what to do to the error of a server that cannot be asked.
-fn explain(error: Error, url: &str) -> Error {
+fn explain(error: Error, url: &str, proxy: Option<&Named>) -> Error {
     let text = error.to_string();
     if text.contains("ertificate") || text.contains("UnknownIssuer") {
         return error.hint("name the file of the authority's certificate in SKIFF_CA_FILE");
     }
     if url.starts_with("https:") && (text.contains("InvalidContentType") || text.contains("orrupt message")) {
         return error.hint("if it speaks no TLS: --no-https");
+    }
+    if proxy.is_some() {
+        return error.hint(
+            "is that proxy there, and does it let you through (USER:PASSWORD@ before its host)? NO_PROXY names hosts that are \
+             asked without it",
+        );
     }
     error.hint("is the network there? A proxy is named in HTTPS_PROXY, with exceptions in NO_PROXY")
 }
@@ -385,10 +389,17 @@ pub fn join(base: &str, place: &str) -> Option<String> {
     joined.parse::<Uri>().is_ok_and(|uri| uri.host().is_some()).then_some(joined)
 }
 
-/// How long a server asks to wait. Of the two forms the date counts as none: the clocks may differ.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+/// How long a server asks to wait (RFC 9110, 10.2.3). A date is one of the server's clock, which may not be ours: what
+/// counts is how long after the answer's own `Date` it is.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let wanted = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = wanted.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(wanted).ok()?;
+    let now = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or(now);
+    Some(until.duration_since(now).unwrap_or_default())
 }
 
 /// The bytes of an answer that must not be long.
@@ -429,6 +440,22 @@ mod tests {
         {
             assert!(!is_near(far), "{far}");
         }
+    }
+
+    #[test]
+    fn patience_is_told_in_seconds_or_by_a_date_of_the_servers_clock() {
+        let wait = |pairs: &[(header::HeaderName, &str)]| {
+            let headers = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
+            let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:00 GMT").unwrap();
+            retry_after(&headers.collect(), now).map(|wait| wait.as_secs())
+        };
+        let until = (header::RETRY_AFTER, "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(wait(&[(header::RETRY_AFTER, "120 ")]), Some(120));
+        assert_eq!(wait(std::slice::from_ref(&until)), Some(37));
+        assert_eq!(wait(&[until.clone(), (header::DATE, "Sun, 06 Nov 1994 08:49:35 GMT")]), Some(2));
+        assert_eq!(wait(&[until, (header::DATE, "Sun, 06 Nov 1994 09:00:00 GMT")]), Some(0));
+        assert_eq!(wait(&[(header::RETRY_AFTER, "soon")]), None);
+        assert_eq!(wait(&[]), None);
     }
 
     #[test]

@@ -10,14 +10,15 @@
 //! ```
 //!
 //! Names of registries are those of Docker: without a host it is docker.io's, where a name of one word is one of
-//! `library/`. Nobody is asked here, and no file is looked at but to tell
-//! a path with a colon in it from a tag.
+//! `library/`. Nobody is asked here, and no file is looked at but to tell a path with a colon in it from a tag. Paths
+//! are bytes; all else is text.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Digest;
-use super::local::divide;
 use crate::error::{Error, Result};
 
 /// The registry of names without a host.
@@ -169,43 +170,75 @@ impl LibraryName {
     }
 }
 
-/// How a reference begins, and how the rest is read.
-type Scheme = (&'static str, fn(&str) -> Result<Reference>);
+/// How the rest of a reference is read.
+enum Rest {
+    /// As text.
+    Text(fn(&str) -> Result<Reference>),
+    /// As a path, and a name in what is there.
+    File(fn(PathBuf, Option<String>) -> Reference),
+}
 
-const SCHEMES: &[Scheme] = &[
-    ("docker://", |rest| Name::parse(rest).map(Reference::Docker)),
-    ("oras://", |rest| match rest.split_once('/') {
-        Some((host, _)) if is_host(host) => Name::parse(rest).map(Reference::Oras),
-        _ => Err(Error::usage(format!("cannot use \"oras://{rest}\": it names no registry"))
-            .hint("oras://HOST/REPOSITORY:TAG")),
-    }),
-    ("library://", |rest| LibraryName::parse(rest).map(Reference::Library)),
-    ("http://", |rest| web("http", rest)),
-    ("https://", |rest| web("https", rest)),
-    ("docker-archive:", |rest| Ok(file(rest, Reference::DockerArchive))),
-    ("docker-daemon:", |rest| match rest.trim_start_matches('/') {
-        "" => Err(Error::usage("docker-daemon: needs the name of an image").hint("docker-daemon:NAME:TAG")),
-        name => Ok(Reference::DockerDaemon(name.to_owned())),
-    }),
-    ("oci-archive:", |rest| Ok(file(rest, Reference::OciArchive))),
-    ("oci:", |rest| Ok(file(rest, Reference::OciLayout))),
-    ("shub://", |_| {
-        Err(Error::usage("Singularity Hub was shut down in 2021, and its archive is not an image server").hint(
+const SCHEMES: &[(&str, Rest)] = &[
+    ("docker://", Rest::Text(|rest| Name::parse(rest).map(Reference::Docker))),
+    (
+        "oras://",
+        Rest::Text(|rest| match rest.split_once('/') {
+            Some((host, _)) if is_host(host) => Name::parse(rest).map(Reference::Oras),
+            _ => Err(Error::usage(format!("cannot use \"oras://{rest}\": it names no registry"))
+                .hint("oras://HOST/REPOSITORY:TAG")),
+        }),
+    ),
+    ("library://", Rest::Text(|rest| LibraryName::parse(rest).map(Reference::Library))),
+    ("http://", Rest::Text(|rest| web("http", rest))),
+    ("https://", Rest::Text(|rest| web("https", rest))),
+    ("docker-archive:", Rest::File(Reference::DockerArchive)),
+    (
+        "docker-daemon:",
+        Rest::Text(|rest| match rest.trim_start_matches('/') {
+            "" => {
+                Err(Error::usage("docker-daemon: needs the name of an image").hint("docker-daemon:NAME:TAG"))
+            }
+            name => Ok(Reference::DockerDaemon(name.to_owned())),
+        }),
+    ),
+    ("oci-archive:", Rest::File(Reference::OciArchive)),
+    ("oci:", Rest::File(Reference::OciLayout)),
+    (
+        "shub://",
+        Rest::Text(|_| {
+            Err(Error::usage("Singularity Hub was shut down in 2021, and its archive is not an image server").hint(
             "most of its images were published elsewhere too: look for a docker:// or oras:// name, or for the definition",
         ))
-    }),
-    ("ipfs://", |_| {
-        Err(Error::usage("skiff does not speak IPFS").hint("take it by a gateway: https://GATEWAY/ipfs/CID"))
-    }),
+        }),
+    ),
+    (
+        "ipfs://",
+        Rest::Text(|_| {
+            Err(Error::usage("skiff does not speak IPFS")
+                .hint("take it by a gateway: https://GATEWAY/ipfs/CID"))
+        }),
+    ),
 ];
 
 /// Reads a reference; none for what is a path.
 ///
 /// # Errors
 /// [`crate::error::Kind::Usage`] for one of a known scheme that is wrong in itself.
-pub fn parse(text: &str) -> Option<Result<Reference>> {
-    let (scheme, read) = SCHEMES.iter().find(|(scheme, _)| text.starts_with(scheme))?;
-    Some(read(&text[scheme.len()..]))
+pub fn parse(name: impl AsRef<OsStr>) -> Option<Result<Reference>> {
+    let name = name.as_ref();
+    let (rest, how) = SCHEMES
+        .iter()
+        .find_map(|(scheme, how)| Some((name.as_bytes().strip_prefix(scheme.as_bytes())?, how)))?;
+    let no_text = |what: &str| Error::usage(format!("cannot use {name:?}: {what} is no text"));
+    Some(match how {
+        Rest::Text(read) => std::str::from_utf8(rest).map_err(|_| no_text("it")).and_then(read),
+        Rest::File(make) => {
+            // `docker-archive://FILE` is common too.
+            let (path, tag) = divide(rest.strip_prefix(b"//").unwrap_or(rest));
+            let tag = tag.map(|tag| String::from_utf8(tag.to_vec())).transpose();
+            tag.map_err(|_| no_text("its tag")).map(|tag| make(OsStr::from_bytes(path).into(), tag))
+        }
+    })
 }
 
 /// The reference that `Bootstrap: AGENT` and the values of `From`, `Registry` and `Namespace` mean.
@@ -253,6 +286,11 @@ impl fmt::Display for Reference {
 }
 
 impl Reference {
+    /// Whether it is of files of this machine.
+    pub fn is_near(&self) -> bool {
+        matches!(self, Self::DockerArchive(..) | Self::OciLayout(..) | Self::OciArchive(..))
+    }
+
     /// The name of the file that it is pulled into: `debian_13.sif`.
     pub fn file_name(&self) -> String {
         let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -289,13 +327,17 @@ fn web(scheme: &str, rest: &str) -> Result<Reference> {
     Ok(Reference::Web(format!("{scheme}://{rest}")))
 }
 
-/// `PATH[:TAG]`, also written `//PATH`.
-fn file(rest: &str, make: fn(PathBuf, Option<String>) -> Reference) -> Reference {
-    let rest = rest.strip_prefix("//").unwrap_or(rest);
-    let (path, tag) = divide(rest.as_bytes());
-    // Both are parts of a text that are cut at colons.
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    make(text(path).into(), tag.map(text))
+/// Path and tag: both may have colons in them. What is there decides; else the first colon does.
+fn divide(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let colons: Vec<usize> = (0..text.len()).filter(|&at| text.get(at) == Some(&b':')).collect();
+    let cut =
+        |at: usize| (text.get(..at).unwrap_or_default(), text.get(at + 1..).filter(|tag| !tag.is_empty()));
+    let exists = |path: &[u8]| !path.is_empty() && Path::new(OsStr::from_bytes(path)).exists();
+    if exists(text) {
+        return (text, None);
+    }
+    let there = colons.iter().rev().map(|&at| cut(at)).find(|(path, _)| exists(path));
+    there.or_else(|| colons.first().map(|&at| cut(at))).unwrap_or((text, None))
 }
 
 /// Whether the first word of a name is a host and not a part of the repository, as Docker decides it.
@@ -394,6 +436,30 @@ mod tests {
         assert_eq!(shown("oci:dir:tag"), "oci:dir:tag");
         assert_eq!(shown("docker-archive:/a/b.tar:debian:13"), "docker-archive:/a/b.tar:debian:13");
         assert_eq!(shown("oci-archive:///a/b.tar"), "oci-archive:/a/b.tar");
+    }
+
+    #[test]
+    fn what_is_there_tells_the_path_from_the_tag() {
+        let place = tempfile::tempdir().unwrap();
+        let with_colon = place.path().join("a:b");
+        std::fs::create_dir(&with_colon).unwrap();
+        let parse = |text: String| parse(text).unwrap().unwrap();
+        let tagged = Reference::OciLayout(with_colon.clone(), Some("name:tag".into()));
+        assert_eq!(parse(format!("oci:{}:name:tag", with_colon.display())), tagged);
+        assert_eq!(parse(format!("oci:{}", with_colon.display())), Reference::OciLayout(with_colon, None));
+        let missing = Reference::DockerArchive("missing.tar".into(), Some("x:1".into()));
+        assert_eq!(parse("docker-archive://missing.tar:x:1".into()), missing);
+    }
+
+    #[test]
+    fn paths_are_bytes_and_the_rest_is_text() {
+        let parse = |name: &[u8]| parse(OsStr::from_bytes(name));
+        let path = Reference::OciArchive(OsStr::from_bytes(b"\xff.tar").into(), Some("t".into()));
+        assert_eq!(parse(b"oci-archive:\xff.tar:t").unwrap().unwrap(), path);
+        for name in [&b"oci:dir:\xff"[..], b"docker://\xff", b"https://h.org/\xff"] {
+            assert!(parse(name).unwrap().unwrap_err().to_string().ends_with("is no text"));
+        }
+        assert!(parse(b"\xff.sif").is_none());
     }
 
     #[test]

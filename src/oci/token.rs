@@ -124,6 +124,10 @@ impl Challenge {
         if !status.is_success() {
             let because = format!("it answers {status}");
             return Err(match (status.as_u16(), known) {
+                // OAuth2's answer to what has run out or was taken back (RFC 6749, 5.2).
+                (400 | 401 | 403, Some(Credential::Identity(_))) => Error::usage(tried())
+                    .because(format!("{because} to the identity token that is kept, which may have run out"))
+                    .hint("log in again with what has kept it (docker login, az acr login), or: skiff registry login HOST"),
                 (401 | 403, Some(_)) => Error::usage(tried())
                     .because(because)
                     .hint("name or password are wrong: skiff registry login HOST keeps others"),

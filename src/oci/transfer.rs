@@ -23,9 +23,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::Digest;
 use super::http::{ATTEMPTS, Response};
+use super::scratch;
 use crate::cache::store::is_unwritable;
 use crate::cache::{Kind as Stored, Store};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Bytes that are taken from a connection at once.
 const PIECE_BYTES: usize = 256 << 10;
@@ -124,7 +125,7 @@ impl Trouble {
 pub fn fetch_one(
     one: &One<'_>,
     (kind, key): (Stored, Option<&str>),
-    (store, scratch): (Option<&Store>, &Path),
+    (store, directory): (Option<&Store>, &Path),
     tell: &dyn Fn(&str),
 ) -> Result<File> {
     if let (Some(store), Some(key)) = (store, key) {
@@ -140,31 +141,30 @@ pub fn fetch_one(
         if let Some(found) = here() {
             return Ok(found);
         }
+        store.sweep(key, &lock);
         // What has no digest may have changed since it was cut.
-        match store.begin(key, lock.excludes() && one.digest.is_some()) {
+        let given_up = match store.begin(key, lock.excludes() && one.digest.is_some()) {
             Ok(mut new) => match fill(one, &mut new.file) {
                 Ok(()) => match store.finish(new, kind, key) {
                     Ok(file) => return Ok(file),
-                    Err(error) => tell(&without_cache(&error)),
+                    Err(error) => store.give_up(&error),
                 },
                 Err(Trouble::Writing(error)) if is_unwritable(&error) => {
-                    // What does not fit is taken back, so that there is room for others.
-                    let _ = new.file.set_len(0);
-                    tell(&without_cache(&error));
+                    // What does not fit makes room for others.
+                    new.discard();
+                    store.give_up(&error)
                 }
                 Err(trouble) => return Err(trouble.into_error(one)),
             },
-            Err(error) => tell(&without_cache(&error)),
+            Err(error) => store.give_up(&error),
+        };
+        if let Some(text) = given_up {
+            tell(&text);
         }
     }
-    let mut file = tempfile::tempfile_in(scratch).tried(|| format!("cannot write into {scratch:?}"))?;
-    fill(one, &mut file).map_err(|trouble| trouble.into_error(one))?;
+    let mut file = scratch::file_in(directory)?;
+    fill(one, &mut file).map_err(|trouble| scratch::explain(trouble.into_error(one), directory))?;
     Ok(file)
-}
-
-/// What is told of a cache that cannot be written to.
-pub fn without_cache(error: &io::Error) -> String {
-    format!("going on without the cache, which cannot be written to: {error}")
 }
 
 /// Makes a file hold the bytes of a part, whatever of them it holds already.

@@ -100,6 +100,12 @@ pub enum Need {
     Registry,
     /// The other makers of images: umoci, skopeo, buildah.
     ImageTools,
+    /// A proxy for HTTP.
+    Tinyproxy,
+    /// One for SOCKS.
+    Microsocks,
+    /// A file system that shows a directory, and hands on no locks.
+    Bindfs,
 }
 
 impl Need {
@@ -120,6 +126,9 @@ impl Need {
             Self::Peek => "peek",
             Self::Registry => "registry",
             Self::ImageTools => "image-tools",
+            Self::Tinyproxy => "tinyproxy",
+            Self::Microsocks => "microsocks",
+            Self::Bindfs => "bindfs",
         }
     }
 
@@ -174,6 +183,9 @@ impl Need {
             Self::ImageTools => {
                 ["umoci", "skopeo", "buildah"].into_iter().try_for_each(crate::needs::is_there)
             }
+            Self::Tinyproxy => crate::needs::is_on_path("tinyproxy"),
+            Self::Microsocks => crate::needs::is_on_path("microsocks"),
+            Self::Bindfs => crate::needs::is_there("bindfs"),
         }
     }
 }

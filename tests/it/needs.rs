@@ -53,6 +53,13 @@ pub fn has_registry() -> Result<(), String> {
     ["docker-registry", "skopeo", "umoci"].into_iter().try_for_each(is_there)
 }
 
+/// Whether there is a program, one that says no version.
+pub fn is_on_path(name: &str) -> Result<(), String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
+    found.then_some(()).ok_or_else(|| format!("no {name} (package {name})"))
+}
+
 /// Whether a program answers.
 pub fn is_there(name: &str) -> Result<(), String> {
     match Command::new(name).arg("--version").output() {

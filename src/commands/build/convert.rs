@@ -8,15 +8,12 @@
 //!
 //! The objects come after the root file system, since what the layers say of themselves is known then.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::image::Making;
 pub use super::image::Packed;
-use super::output::{NewFile, parent};
-use super::{metadata, sandbox};
+use super::metadata;
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
 use crate::error::{Context, Result};
@@ -25,35 +22,10 @@ use crate::image::metadata::OCI_CONFIG_NAME;
 use crate::image::sif::{Architecture, DataType, Extra, NewObject};
 use crate::image::source::Source;
 use crate::image::squashfs::{OpenOptions, Squashfs};
+use crate::oci::OciImage;
 use crate::oci::config::{self, CONFIG_BYTES};
 use crate::oci::layers::{FREE_BYTES, Layers, pack_layers};
-use crate::oci::local::Local;
 use crate::oci::semantics::{self, Facts};
-use crate::oci::{OciImage, Platform};
-use crate::sys::signals::catch_stop;
-
-/// Builds the target from an image on this machine.
-pub fn build(args: &BuildArgs, local: &Local, source: &OsStr, global: &Global) -> Result<()> {
-    let started = Instant::now();
-    let platform = &args.platform;
-    let image = local.open(&Platform::asked(platform.arch.as_deref(), platform.arch_variant.as_deref())?)?;
-    let from = source.to_string_lossy();
-    if args.sandbox {
-        let directory = parent(&args.target);
-        let file = tempfile::tempfile_in(directory).tried(|| format!("cannot write into {directory:?}"))?;
-        catch_stop();
-        let (_, partition) = convert(&image, &from, &file, args, global)?;
-        let summary = sandbox::unpack_into(args, partition, source, global)?;
-        sandbox::report(args, global, &summary, started);
-        return Ok(());
-    }
-    let (output, file) = NewFile::create(&args.target, args.force)?;
-    catch_stop();
-    let packed = write(&image, &from, &file, args, global).map_err(|error| output.explain(error))?;
-    output.finish(&file)?;
-    packed.report(args, global, started);
-    Ok(())
-}
 
 /// Writes a SIF of an image into an empty file. `from` is what the user called the image, `docker://debian:13` for
 /// example.
@@ -61,17 +33,6 @@ pub fn build(args: &BuildArgs, local: &Local, source: &OsStr, global: &Global) -
 /// # Errors
 /// An image that is damaged or hostile: the layer and the entry are named. A file that cannot be written.
 pub fn write(image: &OciImage, from: &str, file: &File, args: &BuildArgs, global: &Global) -> Result<Packed> {
-    convert(image, from, file, args, global).map(|(packed, _)| packed)
-}
-
-/// The same; gives the root file system too.
-fn convert(
-    image: &OciImage,
-    from: &str,
-    file: &File,
-    args: &BuildArgs,
-    global: &Global,
-) -> Result<(Packed, Source)> {
     let bytes = image.config.read_all(CONFIG_BYTES)?;
     let config = config::parse(&bytes)?;
     let architecture = Architecture::from_name(&config.architecture).unwrap_or_else(Architecture::host);
@@ -90,11 +51,11 @@ fn convert(
     })?;
     let written = file.try_clone().tried(|| "cannot use the file of the image".into())?;
     let partition = Source::new(Arc::new(written), offset, length);
-    let tree = Tree::Squashfs(Squashfs::open(partition.clone(), OpenOptions::default())?);
+    let tree = Tree::Squashfs(Squashfs::open(partition, OpenOptions::default())?);
     metadata::add(&mut making.sif, &tree, architecture, making.time)?;
     let object = NewObject::new(DataType::GENERIC_JSON, OCI_CONFIG_NAME, Extra::None);
     making.sif.add_bytes(object, &bytes)?;
-    Ok((making.finish()?, partition))
+    making.finish()
 }
 
 /// What a definition would say: `docker` and `debian:13` for `docker://debian:13`.

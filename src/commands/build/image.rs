@@ -87,23 +87,27 @@ pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
 /// Makes an image of one from elsewhere: as the flags say, or, where they say nothing, as `skiff pull` does.
 pub fn fetch(args: &BuildArgs, named: &Reference, global: &Global) -> Result<()> {
     let started = Instant::now();
-    let (output, mut file) = NewFile::create(&args.target, args.force)?;
+    // As in `skiff pull`: nothing is there to be taken away while it is fetched.
+    drop(NewFile::create(&args.target, args.force)?);
     let wanted = Wanted { flags: &args.fetch, platform: &args.platform, disable_cache: args.disable_cache };
     let session = Session::new(&Host::probe(), &wanted, global)?;
-    let parts = match packs_as_usual(args)? {
+    // One of this machine is converted faster than it is copied out of the cache.
+    let parts = match packs_as_usual(args)? && !named.is_near() {
         true => None,
         false => session.parts(named)?,
     };
+    let sif = if parts.is_none() { Some(session.sif(named)?) } else { None };
+    catch_stop();
+    let (output, mut file) = NewFile::create(&args.target, args.force)?;
     let described = match parts {
         Some(parts) => {
-            catch_stop();
             let written = convert::write(&parts, &named.to_string(), &file, args, global);
             let packed = written.map_err(|error| output.explain(error))?;
             packed.warnings.lines().for_each(|line| warn(global, line));
             packed.describe()
         }
         None => {
-            let mut sif = session.sif(named)?;
+            let mut sif = sif.ok_or_else(|| Error::new(Kind::Internal, "nothing was fetched"))?;
             image::open(&sif.path)?;
             amount(copy(&mut sif.file, &mut file, &args.target).map_err(|error| output.explain(error))?)
         }

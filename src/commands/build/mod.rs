@@ -4,8 +4,7 @@
 //! build a.sif a.def              read -> plan -> its steps, in layers -> pack them -> its name
 //! build a.sif ./tree             metadata, then pack -> SquashFS, straight into its place in an unnamed SIF -> its name
 //! build b.sif a.sif              the same, of an image
-//! build b.sif docker://debian    fetched, then converted as the flags say
-//! build a.sif oci:DIR            layers, read as they are compressed -> the same
+//! build b.sif docker://debian    fetched, then converted as the flags say; the same of oci:DIR and its like
 //! build --sandbox ./tree a.sif   unpack -> a directory of a name of its own -> its name
 //! build --check a.def            parse -> its plan on standard output
 //! ```
@@ -15,7 +14,7 @@
 mod check;
 pub mod convert;
 mod definition;
-mod image;
+pub mod image;
 mod metadata;
 pub mod output;
 pub mod progress;
@@ -31,7 +30,6 @@ use crate::cli::build::BuildArgs;
 use crate::cli::other::Answer;
 use crate::commands::{obtain, warn};
 use crate::error::{Context, Error, Kind, Result};
-use crate::oci::local::Local;
 use crate::sys::signals::STOP;
 
 /// Flags for accelerators, which the containers of a build have.
@@ -52,11 +50,8 @@ pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
         return definition::dry_run(named, args, global);
     }
     let source = args.source.as_deref().unwrap_or(OsStr::new(""));
-    let local = Local::parse(source)?;
     let result = if from_definition {
         definition::build(args, named, global)
-    } else if let Some(local) = &local {
-        convert::build(args, local, source, global)
     } else if args.sandbox {
         sandbox::build(args, source, global)
     } else if let Some(named) = obtain::elsewhere(named)? {

@@ -83,7 +83,7 @@ fn warn_of_losses(global: &Global, summary: &UnpackSummary) {
 }
 
 /// Says what was unpacked.
-pub fn report(args: &BuildArgs, global: &Global, summary: &UnpackSummary, started: Instant) {
+fn report(args: &BuildArgs, global: &Global, summary: &UnpackSummary, started: Instant) {
     if !global.silent() {
         eprintln!(
             "{}: {} in {} files, {:.1} s",

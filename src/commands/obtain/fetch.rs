@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use super::login::{given, home, key_files};
+use super::login::{given, home, key_files, proxies};
 use crate::build::cache as build_cache;
 use crate::cache::store::{About, is_unwritable};
 use crate::cache::{Kind as Stored, Store};
@@ -26,7 +26,7 @@ use crate::cli::fetch::{FetchFlags, PlatformFlags};
 use crate::commands::build::convert;
 use crate::commands::build::progress::transfers;
 use crate::commands::{note, setting, warn};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::oci::credentials::Keys;
 use crate::oci::fetch::{Fetch, Resolved, hex_of};
@@ -35,7 +35,7 @@ use crate::oci::mirrors::Mirrors;
 use crate::oci::reference::{Name, Reference};
 use crate::oci::registry::Registry;
 use crate::oci::transfer::Progress;
-use crate::oci::{Digest, OciImage, Platform, archive, daemon, layout, library, web};
+use crate::oci::{Digest, OciImage, Platform, archive, daemon, library, local, scratch, web};
 use crate::sys::signals::{STOP, catch_stop, release_stop};
 
 /// The form of converted images: those of another one are not used. To be changed with what conversion does.
@@ -88,7 +88,8 @@ impl<'a> Session<'a> {
             false => match build_cache::place(host).and_then(|place| Store::open(&place)) {
                 Ok(store) => Some(store),
                 Err(error) => {
-                    warn(global, &format!("going on without the cache: {error}"));
+                    let hint = error.hint.iter().map(|hint| format!("; {hint}")).collect::<String>();
+                    warn(global, &format!("going on without the cache: {error}{hint}"));
                     None
                 }
             },
@@ -104,7 +105,7 @@ impl<'a> Session<'a> {
         Ok(Self {
             global,
             platform: Platform::asked(platform.arch.as_deref(), platform.arch_variant.as_deref())?,
-            http: Http::new(ca_file, plain, Box::new(move |text| warn(&told, text))),
+            http: Http::new(ca_file, plain, proxies(host), Box::new(move |text| warn(&told, text))),
             keys: Keys {
                 given: given(host, flags)?,
                 files: key_files(host, flags.authfile.as_deref()).files(),
@@ -112,7 +113,7 @@ impl<'a> Session<'a> {
             mirrors: Mirrors::load(&containers)?,
             plain,
             store,
-            scratch: scratch(host),
+            scratch: scratch_of(host),
             library: flags.library.clone().or_else(|| text("LIBRARY")),
             docker: flags
                 .docker_host
@@ -196,11 +197,14 @@ impl<'a> Session<'a> {
     /// A file without a name, for what is made on the way.
     ///
     /// # Errors
-    /// There can be none.
+    /// As [`scratch::file_in`].
     pub fn temporary_file(&self) -> Result<File> {
-        tempfile::tempfile_in(&self.scratch)
-            .tried(|| format!("cannot write into {:?}", self.scratch))
-            .map_err(|error| error.hint("SKIFF_TMPDIR names another directory"))
+        scratch::file_in(&self.scratch)
+    }
+
+    /// Adds to an error for lack of room in such a file where it is lacking.
+    pub fn explain(&self, error: Error) -> Error {
+        scratch::explain(error, &self.scratch)
     }
 
     fn fetch<'s>(&'s self, progress: &'s Progress) -> Fetch<'s> {
@@ -241,17 +245,14 @@ impl<'a> Session<'a> {
     /// An image of this machine that is no SIF.
     fn local(&self, reference: &Reference, progress: &Progress) -> Result<OciImage> {
         match reference {
-            Reference::OciLayout(path, tag) => layout::open(path, tag.as_deref(), &self.platform),
-            Reference::OciArchive(path, tag) | Reference::DockerArchive(path, tag) => {
-                archive::open(path, tag.as_deref(), &self.platform)
-            }
             Reference::DockerDaemon(name) => {
                 let saved = transfers(self.global, progress, || {
                     daemon::save(name, self.docker.as_deref(), &self.scratch, progress)
                 })?;
-                archive::open(saved.path(), None, &self.platform)
+                let called = reference.to_string();
+                archive::of_file(saved, called.as_ref(), None, (&self.platform, &self.scratch))
             }
-            _ => Err(Error::new(Kind::Internal, format!("{reference} is not of this machine"))),
+            _ => local::open(reference, &self.platform, &self.scratch),
         }
     }
 
@@ -267,11 +268,14 @@ impl<'a> Session<'a> {
             return Ok(found);
         }
         // Who waits for another's conversion need not fetch its parts.
-        let _lock = self.store.as_ref().map(|store| store.lock(&key, &|| self.waits(reference)));
-        match self.found(&key) {
-            Some(found) => Ok(found),
-            None => self.convert(&parts()?, reference, &key),
+        let lock = self.store.as_ref().map(|store| (store, store.lock(&key, &|| self.waits(reference))));
+        if let Some(found) = self.found(&key) {
+            return Ok(found);
         }
+        if let Some((store, lock)) = &lock {
+            store.sweep(&key, lock);
+        }
+        self.convert(&parts()?, reference, &key)
     }
 
     fn found(&self, key: &str) -> Option<Sif> {
@@ -316,29 +320,31 @@ impl<'a> Session<'a> {
                                 store.describe(key, &About { from });
                                 return Ok(self.named(store, Stored::Image, key, file));
                             }
-                            Err(error) => self.without_cache(&error),
+                            Err(error) => self.without_cache(store, &error),
                         }
                     }
                     Err(error) => match error.errno().map(io::Error::from_raw_os_error).filter(is_unwritable)
                     {
                         Some(io) => {
                             drop(new);
-                            self.without_cache(&io);
+                            self.without_cache(store, &io);
                         }
                         None => return Err(error),
                     },
                 },
-                Err(error) => self.without_cache(&error),
+                Err(error) => self.without_cache(store, &error),
             }
         }
         let file = self.temporary_file()?;
-        let packed = write(&file)?;
+        let packed = write(&file).map_err(|error| self.explain(error))?;
         packed.warnings.lines().for_each(|line| warn(self.global, line));
         Ok(unnamed(file))
     }
 
-    fn without_cache(&self, error: &io::Error) {
-        warn(self.global, &format!("going on without the cache, which cannot be written to: {error}"));
+    fn without_cache(&self, store: &Store, error: &io::Error) {
+        if let Some(text) = store.give_up(error) {
+            warn(self.global, &text);
+        }
     }
 
     fn waits(&self, reference: &Reference) {
@@ -360,7 +366,7 @@ fn unnamed(file: File) -> Sif {
 }
 
 /// Where files without a name are made.
-fn scratch(host: &Host) -> PathBuf {
+fn scratch_of(host: &Host) -> PathBuf {
     let set = host.setting("TMPDIR").map(|(_, value)| PathBuf::from(value));
     let set = set.or_else(|| host.variable("TMPDIR").filter(|value| !value.is_empty()).map(PathBuf::from));
     set.unwrap_or_else(|| PathBuf::from("/var/tmp"))

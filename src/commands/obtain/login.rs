@@ -12,6 +12,7 @@ use crate::commands::setting;
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::oci::credentials::{Around, Credential};
+use crate::oci::proxy::Proxies;
 
 /// No password is longer.
 pub const PASSWORD_BYTES: u64 = 64 << 10;
@@ -20,6 +21,11 @@ pub const PASSWORD_BYTES: u64 = 64 << 10;
 pub fn home(host: &Host) -> Option<PathBuf> {
     let set = host.variable("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     set.or_else(|| host.user().home.clone())
+}
+
+/// By what servers are asked.
+pub fn proxies(host: &Host) -> Proxies {
+    Proxies::read(&|name| host.variable(name).map(|value| value.to_string_lossy().into_owned()))
 }
 
 /// Where credentials are kept.

@@ -5,9 +5,10 @@ pub mod fetch;
 pub mod login;
 
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io::{self, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use self::fetch::{Session, Sif, Wanted};
 use crate::cli::Global;
@@ -17,6 +18,7 @@ use crate::host::Host;
 use crate::image::{self, Image};
 use crate::oci::reference::{self, Reference};
 use crate::sys::process;
+use crate::sys::signals::STOP;
 
 /// Opens the image that `reference` names: a file, a directory, or one from elsewhere (`docker://debian:13`), which is
 /// fetched or found in the cache.
@@ -73,7 +75,7 @@ pub fn path(reference: &Path, global: &Global) -> Result<PathBuf> {
 /// # Errors
 /// [`crate::error::Kind::Usage`] when it begins as a URI does and is none that skiff knows.
 pub fn elsewhere(reference: &Path) -> Result<Option<Reference>> {
-    if let Some(parsed) = reference.to_str().and_then(reference::parse) {
+    if let Some(parsed) = reference::parse(reference) {
         return parsed.map(Some);
     }
     let bytes = reference.as_os_str().as_bytes();
@@ -93,14 +95,26 @@ pub fn elsewhere(reference: &Path) -> Result<Option<Reference>> {
     Ok(None)
 }
 
-/// Copies a file; where the file system can, no block of it.
+/// What is copied before it is looked whether somebody wants to stop.
+const COPIED_BYTES: u64 = 64 << 20;
+
+/// Copies a file; where the file system can, no block of it. A caught signal stops it.
 pub fn copy(from: &mut File, to: &mut File, target: &Path) -> Result<u64> {
     let tried = || format!("cannot write {target:?}");
     from.rewind().tried(tried)?;
     if rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
         return Ok(to.metadata().tried(tried)?.len());
     }
-    io::copy(from, to).tried(tried)
+    let mut all = 0;
+    loop {
+        if STOP.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Interrupted, tried()).because("stopped"));
+        }
+        match io::copy(&mut Read::take(&mut *from, COPIED_BYTES), to).tried(tried)? {
+            0 => return Ok(all),
+            copied => all += copied,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -117,21 +117,25 @@ fn too_large(limit: u64) -> io::Error {
     ))
 }
 
-/// A whole blob decompressed into a file without a name; `None` if it is not compressed.
+/// Whether a blob is compressed as a whole.
+///
+/// # Errors
+/// The system's.
+pub fn is_compressed(blob: &Blob) -> io::Result<bool> {
+    let mut start = [0; 2];
+    blob.read_at(&mut start, 0)?;
+    Ok(matches!(start, [0x1f, 0x8b] | [0x28, 0xb5]))
+}
+
+/// Decompresses a whole blob into a file.
 ///
 /// # Errors
 /// It is damaged, expands too much, or there is no room.
-pub fn decompressed(blob: &Blob) -> io::Result<Option<File>> {
-    let mut start = [0; 2];
-    blob.read_at(&mut start, 0)?;
-    if !matches!(start, [0x1f, 0x8b] | [0x28, 0xb5]) {
-        return Ok(None);
-    }
+pub fn decompress(blob: &Blob, plain: &mut File) -> io::Result<()> {
     let limit = limit(blob.size, FREE_BYTES);
-    let mut plain = tempfile::tempfile()?;
-    match io::copy(&mut decoder(blob)?.take(limit), &mut plain)? {
+    match io::copy(&mut decoder(blob)?.take(limit), plain)? {
         bytes if bytes >= limit => Err(too_large(limit)),
-        _ => Ok(Some(plain)),
+        _ => Ok(()),
     }
 }
 

@@ -19,7 +19,7 @@ mod read;
 mod sparse;
 mod tree;
 
-pub use decode::{FREE_BYTES, decompressed};
+pub use decode::{FREE_BYTES, decompress, is_compressed};
 pub use entry::plain as plain_path;
 
 use super::{Addition, Blob};

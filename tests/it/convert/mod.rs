@@ -14,8 +14,8 @@ use std::sync::atomic::AtomicBool;
 
 use skiff::error::Error;
 use skiff::oci::layers::{FREE_BYTES, Layers, pack_layers};
-use skiff::oci::local::Local;
 use skiff::oci::{OciImage, Platform};
+use skiff::oci::{local, reference};
 use skiff::pack::{PackOptions, PackSummary, Progress};
 
 use super::harness::{Need, Place, able};
@@ -30,8 +30,8 @@ fn options(threads: usize) -> PackOptions {
 
 /// Opens what the user would call `name`.
 fn image(name: &str) -> Result<OciImage, Error> {
-    let local = Local::parse(name.as_ref())?.expect("the name of an image on this machine");
-    local.open(&Platform::host())
+    let named = reference::parse(name).expect("the name of an image on this machine")?;
+    local::open(&named, &Platform::host(), &std::env::temp_dir())
 }
 
 fn pack(image: &OciImage, output: &Path, threads: usize) -> Result<PackSummary, Error> {

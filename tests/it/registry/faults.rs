@@ -55,6 +55,18 @@ fn a_registry_that_wants_patience_gets_it() {
 }
 
 #[test]
+fn patience_until_a_date_is_by_the_servers_clock() {
+    let until = "Date: Sun, 06 Nov 1994 08:49:35 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let fault = Fault { when: "/manifests/", times: 1, what: What::Status(429, until) };
+    let Some(setting) = Setting::new("fault-date", vec![fault], None) else { return };
+    let started = std::time::Instant::now();
+    let said = setting.place.run(["pull", "a.sif", &setting.small()]);
+    assert!(said.stderr.contains("asks to wait 2 s"), "{said:?}");
+    said.ok();
+    assert!(started.elapsed().as_secs() >= 2);
+}
+
+#[test]
 fn a_registry_that_never_has_time_is_an_error_that_says_so() {
     let faults = vec![Fault {
         when: "/manifests/",

@@ -1,7 +1,10 @@
 //! Registries: a real one on loopback, with a proxy before it that does what networks do.
 
+mod disks;
 mod faults;
+mod login;
 mod others;
+mod outside;
 mod proxy;
 mod pull;
 mod push;

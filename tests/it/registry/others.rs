@@ -1,14 +1,16 @@
 //! Images that are in no registry: web servers, libraries, a Docker, archives; and registries with TLS.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::server::{Registry, digest, small_tree};
+use super::server::{Registry, authority, digest, small_tree, tls};
 use crate::harness::{Need, Place, able, busybox_tree, finish};
 
 /// What a small server answers to a path: headers, body.
@@ -149,6 +151,44 @@ fn saved(place: &Place, tree: &Path) -> Vec<u8> {
 }
 
 #[test]
+fn whatever_takes_an_image_takes_one_of_elsewhere() {
+    if !able(&[Need::Registry, Need::Busybox, Need::Userns, Need::Fuse]) {
+        return;
+    }
+    let place = Place::new("other-verbs");
+    busybox_tree(&place.work("tree"));
+    saved(&place, &place.work("tree"));
+    for verb in ["exec", "run", "shell", "test"] {
+        let words: &[&str] = match verb {
+            "exec" => &["echo", "hello"],
+            "shell" => &["-c", "echo hello"],
+            _ => &[],
+        };
+        let said = place.run([&[verb, "oci:saved-layout:it"], words].concat());
+        assert!(said.status.success() && (words.is_empty() || said.stdout == "hello\n"), "{verb}: {said:?}");
+    }
+    for verb in [&["inspect"][..], &["sbom"], &["gpu"], &["mpi"]] {
+        let said = place.run([verb, &["oci:saved-layout:it"]].concat());
+        assert!(!said.stderr.contains("no such file"), "{verb:?}: {said:?}");
+    }
+    // Definitions have an agent for each.
+    for (agent, from) in [
+        ("oci", "saved-layout:it"),
+        ("oci-archive", "saved.oci:it"),
+        ("docker-archive", "saved.tar:lab/box:1"),
+    ] {
+        if agent == "oci-archive" {
+            let words =
+                ["--insecure-policy", "copy", "--quiet", "oci:saved-layout:it", "oci-archive:saved.oci:it"];
+            finish(place.command("skopeo").args(words)).ok();
+        }
+        place.write("b.def", format!("Bootstrap: {agent}\nFrom: {from}\n\n%post\n  echo {agent} >/made\n"));
+        place.run(["build", "--force", "b.sif", "b.def"]).ok();
+        assert_eq!(place.run(["exec", "b.sif", "cat", "/made"]).ok(), format!("{agent}\n"));
+    }
+}
+
+#[test]
 fn archives_layouts_and_a_docker_are_run_from() {
     if !able(&[Need::Registry, Need::Busybox, Need::Userns, Need::Fuse]) {
         return;
@@ -159,6 +199,24 @@ fn archives_layouts_and_a_docker_are_run_from() {
     for image in ["docker-archive:saved.tar", "docker-archive:saved.tar:lab/box:1", "oci:saved-layout:it"] {
         assert_eq!(place.run(["exec", image, "echo", "local"]).ok(), "local\n", "{image}");
     }
+    // Names of files are bytes.
+    let odd = |before: &[u8], after: &[u8]| OsString::from_vec([before, b"odd\xff", after].concat());
+    finish(place.command("cp").args(["-r".into(), "saved-layout".into(), odd(b"", b"")])).ok();
+    let image = odd(b"oci:", b":it");
+    assert_eq!(place.run([&OsString::from("exec"), &image, &"echo".into(), &"odd".into()]).ok(), "odd\n");
+    for verb in [&["build", "built.sif"][..], &["pull", "pulled.sif"], &["build", "--sandbox", "odd-box"]] {
+        place.run(verb.iter().map(OsString::from).chain([image.clone()])).ok();
+    }
+    assert_eq!(place.run(["exec", "built.sif", "echo", "built"]).ok(), "built\n");
+    assert!(place.work("odd-box/bin/busybox").exists() && place.work("pulled.sif").exists());
+    place.run([OsString::from("pull"), odd(b"", b".sif"), "oci:saved-layout:it".into()]).ok();
+    assert!(place.work(odd(b"", b".sif")).exists());
+    // One that is compressed as a whole is decompressed where the user wants it.
+    finish(place.command("gzip").args(["-k", "saved.tar"])).ok();
+    let mut command = place.skiff(["pull", "--disable-cache", "zipped.sif", "docker-archive:saved.tar.gz"]);
+    let error = finish(command.env("SKIFF_TMPDIR", "/none")).fails(255);
+    assert!(error.contains("cannot write into \"/none\""), "{error}");
+    place.run(["pull", "--disable-cache", "zipped.sif", "docker-archive:saved.tar.gz"]).ok();
     place.run(["pull", "docker-archive:saved.tar"]).ok();
     assert!(place.work("saved.sif").exists());
     place.write("a.def", "Bootstrap: docker-archive\nFrom: saved.tar\n\n%post\n  echo made >/made\n");
@@ -190,26 +248,12 @@ fn an_authority_that_is_named_is_trusted() {
         return;
     }
     let place = Place::new("other-tls");
-    place.write("leaf.ext", "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n");
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    for line in [
-        format!("req -x509 {key} -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem"),
-        format!("req -new {key} -subj /CN=localhost -keyout key.pem -out leaf.csr"),
-        "x509 -req -in leaf.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile leaf.ext -out cert.pem"
-            .to_owned(),
-    ] {
-        finish(place.command("openssl").args(line.split(' '))).ok();
-    }
+    authority(&place);
     let plain = Registry::start(&place);
     plain.put_tree(&place, "small:1", &small_tree(&place, "tree"));
     let data = place.work(format!("registry-{}", plain.address.replace(':', "-")));
     drop(plain);
-    let tls = format!(
-        "  tls: {{certificate: {}, key: {}}}\n",
-        place.work("cert.pem").display(),
-        place.work("key.pem").display()
-    );
-    let secure = Registry::with(&place, &tls);
+    let secure = Registry::with(&place, &tls(&place));
     // The same data under the second one's name.
     let there = place.work(format!("registry-{}", secure.address.replace(':', "-")));
     fs::rename(data, there).expect("the data can be moved");

@@ -4,8 +4,9 @@ use std::fs;
 use std::process::Stdio;
 
 use super::Setting;
-use super::server::{Registry, digest, request};
-use crate::harness::{Need, Place, able, busybox_tree, collect, describe};
+use super::proxy::{Fault, What};
+use super::server::{Registry, digest, request, small_tree};
+use crate::harness::{Need, Place, able, busybox_tree, collect, describe, finish, skiff_binary};
 
 #[test]
 fn an_image_is_pulled_into_a_file_that_is_named_after_it() {
@@ -77,6 +78,98 @@ fn an_index_leads_to_the_image_of_the_processor() {
     let error = place.run(["pull", "a.sif", &image]).fails(255);
     assert!(error.contains("no image for linux/") && error.contains("linux/riscv64, linux/s390x"), "{error}");
     place.run(["pull", "--arch", "s390x", "a.sif", &image]).ok();
+    // Of several variants the one that is asked for.
+    registry.put_tree(place, "small:2", &small_tree(place, "other"));
+    let second = registry.manifest("small", "2");
+    assert_ne!(small, second);
+    let variant = |name: &str, text: &str| {
+        entry("arm", text).replace(r#""arm""#, &format!(r#""arm","variant":"{name}""#))
+    };
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{index}","manifests":[{},{}]}}"#,
+        variant("v6", &small),
+        variant("v7", &second)
+    );
+    registry.put_manifest("small", "variants", index, &text);
+    let image = format!("docker://{}/small:variants", setting.proxy.address);
+    for (name, wanted) in [("v6", &small), ("v7", &second)] {
+        setting.proxy.clear();
+        let words =
+            ["pull", "--disable-cache", "--force", "--arch", "arm", "--arch-variant", name, "b.sif", &image];
+        place.run(words).ok();
+        let asked = format!("GET /v2/small/manifests/{}", digest(wanted.as_bytes()));
+        assert_eq!(setting.proxy.count(&asked), 1, "{:?}", setting.proxy.log());
+    }
+}
+
+#[test]
+fn manifests_and_lists_of_dockers_own_kind_are_read() {
+    let Some(setting) = Setting::new("pull-docker", vec![], None) else { return };
+    let Setting { place, registry, .. } = &setting;
+    let [from, to] = ["1", "docker"].map(|tag| format!("docker://{}/small:{tag}", registry.address));
+    let words = ["--insecure-policy", "copy", "--quiet", "--format", "v2s2", "--src-tls-verify=false"];
+    finish(place.command("skopeo").args(words).args(["--dest-tls-verify=false", &from, &to])).ok();
+    let kind = "application/vnd.docker.distribution.manifest.v2+json";
+    let head = format!("GET /v2/small/manifests/docker HTTP/1.1\r\nAccept: {kind}\r\n");
+    let (status, _, manifest) = request(&registry.address, &head, b"");
+    let text = String::from_utf8(manifest.clone()).unwrap();
+    assert!(status == 200 && text.contains(kind) && text.contains("rootfs.diff.tar.gzip"), "{text}");
+    place.run(["pull", "a.sif", &to]).ok();
+    let list = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let entry = format!(
+        r#"{{"mediaType":"{kind}","digest":"{}","size":{},"platform":{{"os":"linux","architecture":"s390x"}}}}"#,
+        digest(&manifest),
+        manifest.len()
+    );
+    let text = format!(r#"{{"schemaVersion":2,"mediaType":"{list}","manifests":[{entry}]}}"#);
+    registry.put_manifest("small", "list", list, &text);
+    let image = format!("docker://{}/small:list", registry.address);
+    place.run(["pull", "--disable-cache", "--arch", "s390x", "b.sif", &image]).ok();
+    place.run(["build", "--sandbox", "box", "b.sif"]).ok();
+    let noise = |tree: &str| fs::read(place.work(tree).join("usr/share/noise")).unwrap();
+    assert!(noise("box") == noise("tree"));
+}
+
+#[test]
+fn layers_come_several_at_a_time_and_a_terminal_shows_each() {
+    let Some(setting) = Setting::new("pull-layers", vec![], None) else { return };
+    let Setting { place, registry, proxy } = &setting;
+    let layer = |name: &str| -> (String, &'static str) {
+        fs::create_dir(place.work(name)).unwrap();
+        fs::write(place.work(name).join(name), name).unwrap();
+        finish(place.command("tar").args(["-cf", "layer.tar", name])).ok();
+        let bytes = fs::read(place.work("layer.tar")).unwrap();
+        let digest: &'static str = Box::leak(digest(&bytes).into_boxed_str());
+        (registry.put_blob("small", "application/vnd.oci.image.layer.v1.tar", &bytes), digest)
+    };
+    let (first, second) = (layer("first"), layer("second"));
+    let diff_ids = format!(r#"["{}","{}"]"#, first.1, second.1);
+    let config = format!(
+        r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":{diff_ids}}}}}"#
+    );
+    let config = registry.put_blob("small", "application/vnd.oci.image.config.v1+json", config.as_bytes());
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{kind}","config":{config},"layers":[{},{}]}}"#,
+        first.0, second.0
+    );
+    registry.put_manifest("small", "two", kind, &text);
+    // Each comes when the other is asked for, too.
+    let until = |when, other| Fault { when, times: 1, what: What::Until(other) };
+    let slow = Fault { when: first.1, times: 1, what: What::Status(429, "Retry-After: 1\r\n") };
+    proxy.faults(vec![until(first.1, second.1), until(second.1, first.1)]);
+    let image = format!("docker://{}/small:two", proxy.address);
+    place.run(["pull", "a.sif", &image]).ok();
+    place.run(["build", "--sandbox", "box", "a.sif"]).ok();
+    assert_eq!(fs::read_to_string(place.work("box/second/second")).unwrap(), "second");
+    proxy.faults(vec![slow]);
+    let line = format!("{} pull --disable-cache b.sif {image}", skiff_binary().display());
+    let mut command = place.command("script");
+    let shown = finish(command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm")).ok();
+    let short = |digest: &str| digest["sha256:".len()..][..12].to_owned();
+    for words in [short(first.1), short(second.1), "in all".to_owned()] {
+        assert!(shown.contains(&words), "{words}: {shown:?}");
+    }
 }
 
 #[test]
@@ -173,7 +266,7 @@ fn mirrors_are_asked_first() {
     );
     let conf = place.write("registries.conf", conf);
     let mut command = place.skiff(["pull", "docker://far.example.org/group/small:1"]);
-    crate::harness::finish(command.env("CONTAINERS_REGISTRIES_CONF", conf)).ok();
+    finish(command.env("CONTAINERS_REGISTRIES_CONF", conf)).ok();
     assert!(proxy.count("/v2/small/blobs/") > 0);
 }
 

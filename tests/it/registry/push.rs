@@ -7,8 +7,8 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use super::Setting;
-use super::proxy::{Fault, Tokens, What};
-use super::server::{Registry, digest, small_tree};
+use super::proxy::{Fault, Proxy, Tokens, What};
+use super::server::{Registry, authority, digest, server_config, small_tree};
 use crate::harness::{Need, Place, able, busybox_tree, collect, describe, finish};
 
 /// What changes something at a registry.
@@ -121,6 +121,36 @@ fn what_is_pushed_for_docker_is_read_by_others_and_comes_back_as_an_equal_tree()
 }
 
 #[test]
+fn a_directory_is_packed_on_the_way() {
+    let Some(setting) = Setting::new("push-directory", vec![], None) else { return };
+    let Setting { place, proxy, registry } = &setting;
+    fs::create_dir_all(place.work("tree/.singularity.d")).unwrap();
+    fs::write(place.work("tree/.singularity.d/runscript"), "#!/bin/sh\necho here\n").unwrap();
+    crate::harness::give(&place.work("tree"));
+    let scratch = place.work("scratch");
+    fs::create_dir(&scratch).unwrap();
+    crate::harness::give(&scratch);
+    let mut command = place.skiff(["push", "tree", &format!("docker://{}/tree:1", proxy.address)]);
+    finish(command.env("SKIFF_TMPDIR", &scratch)).ok();
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    let image = format!("docker://{}/tree:1", registry.address);
+    place.run(["build", "--sandbox", "after", &image]).ok();
+    // In the image there are some directories more, and no parts of seconds.
+    let (before, after) = (listed(place, "tree"), listed(place, "after"));
+    for line in before.lines() {
+        let whole = if line.starts_with('.') { line.rsplit_once('.').unwrap().0 } else { line };
+        assert!(after.lines().any(|other| other.starts_with(whole)), "{line} is not in\n{after}");
+    }
+    let words = ["--insecure-policy", "inspect", "--tls-verify=false", "--config", &image];
+    let config = json(&finish(place.command("skopeo").args(words)).ok());
+    let entry = config["config"]["Entrypoint"][0].as_str().unwrap();
+    assert!(entry.starts_with("/.singularity.d/runscript-"), "{entry}");
+    let mut command = place.skiff(["push", "tree", &image]);
+    let error = finish(command.env("SKIFF_TMPDIR", "/none")).fails(255);
+    assert!(error.contains("cannot write into \"/none\"") && error.contains("SKIFF_TMPDIR"), "{error}");
+}
+
+#[test]
 fn the_configuration_that_came_along_goes_back() {
     let Some(setting) = Setting::new("push-config", vec![], None) else { return };
     let Setting { proxy, place, .. } = &setting;
@@ -168,6 +198,90 @@ fn an_upload_that_is_cut_is_begun_anew_and_one_that_is_always_cut_leaves_no_name
     said.ok();
     place.run(["pull", "back.sif", &target.replace(&proxy.address, &registry.address)]).ok();
     assert!(fs::read(place.work("small.sif")).unwrap() == fs::read(place.work("back.sif")).unwrap());
+}
+
+#[test]
+fn an_upload_goes_on_where_the_registry_has_got_to() {
+    let Some(setting) = Setting::new("push-resume", vec![], None) else { return };
+    let Setting { proxy, place, registry } = &setting;
+    // Three pieces of 8 MiB and some more.
+    let mut state = 1_u64;
+    let noise: Vec<u8> = (0..26 << 20)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .collect();
+    fs::write(place.work("tree/noise"), noise).unwrap();
+    let sent = || -> Vec<String> {
+        let log = proxy.log();
+        let pieces = log.iter().filter(|line| line.starts_with("PATCH"));
+        pieces.map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
+    };
+    let pieces = ["0-8388607", "8388608-16777215", "16777216-25165823"];
+    let second_again = [pieces[0], pieces[1], pieces[1], pieces[2]];
+    // The first attempt is lost as a whole; of the later pieces the second, on the way there, or the answer to it, after
+    // which this registry knows nothing of the upload any more.
+    for (name, lost, asked, words) in [
+        ("one", None, &pieces[..], "once more"),
+        ("two", Some(What::Swallow), &second_again, "going on after 8388608 bytes"),
+        ("three", Some(What::Deaf), &[&pieces[..2], &pieces].concat(), "once more"),
+    ] {
+        place.write("other", name);
+        fs::copy(place.work("other"), place.work("tree/other")).unwrap();
+        place.run(["build", "--force", "big.sif", "tree"]).ok();
+        let sif = fs::read(place.work("big.sif")).unwrap();
+        let put: &'static str = Box::leak(format!("digest={}", digest(&sif)).into_boxed_str());
+        let fault = |when, what| Fault { when, times: 1, what };
+        proxy.faults(
+            [fault(put, What::Swallow), fault("PATCH", What::Pass)]
+                .into_iter()
+                .chain(lost.map(|lost| fault("PATCH", lost)))
+                .collect(),
+        );
+        proxy.clear();
+        let target = format!("oras://{}/group/{name}:1", proxy.address);
+        let said = place.run(["push", "big.sif", &target]);
+        assert!(said.stderr.contains(words), "{said:?}");
+        said.ok();
+        assert_eq!(sent(), asked, "{:?}", proxy.log());
+        place.run(["pull", "--force", "back.sif", &target.replace(&proxy.address, &registry.address)]).ok();
+        assert!(sif == fs::read(place.work("back.sif")).unwrap());
+    }
+}
+
+#[test]
+fn where_an_upload_goes_may_be_relative_elsewhere_or_say_the_wrong_protocol() {
+    let Some(setting) = setting("push-place", vec![], None) else { return };
+    let Setting { place, .. } = &setting;
+    let same = |address: &str| {
+        place.run(["pull", "--force", "--disable-cache", "back.sif", &format!("oras://{address}/a:1")]).ok();
+        assert!(fs::read(place.work("small.sif")).unwrap() == fs::read(place.work("back.sif")).unwrap());
+    };
+    // What the registry says by itself with this setting has no host.
+    let relative = Registry::with(place, "  relativeurls: true\n");
+    place.run(["push", "small.sif", &format!("oras://{}/a:1", relative.address)]).ok();
+    same(&relative.address);
+    // Another host, which is not told who the user is.
+    let behind = Registry::start(place);
+    let other = Proxy::start(&behind.address, vec![], None);
+    let first = Proxy::start(
+        &other.address,
+        vec![Fault { when: "POST", times: u32::MAX, what: What::Elsewhere }],
+        Some(Tokens::default()),
+    );
+    place.run(["push", "small.sif", &format!("oras://{}/a:1", first.address)]).ok();
+    assert_eq!(first.count("PUT /v2/a/blobs"), 0, "{:?}", first.log());
+    assert_eq!(other.count("PUT /v2/a/blobs"), 2, "{:?}", other.log());
+    assert!(first.count("authorized") > 0 && other.count("authorized") == 0, "{:?}", other.log());
+    same(&other.address);
+    // One that does TLS for a registry which does not know that, and says http://.
+    authority(place);
+    let secure = Proxy::secure(&setting.registry.address, server_config(place));
+    let mut command = place.skiff(["push", "small.sif", &format!("oras://{}/a:1", secure.address)]);
+    finish(command.env("SKIFF_CA_FILE", place.work("ca.pem"))).ok();
+    assert_eq!(secure.count("PUT /v2/a/blobs"), 2, "{:?}", secure.log());
+    same(&setting.registry.address);
 }
 
 #[test]
@@ -221,8 +335,7 @@ fn what_cannot_be_pushed_is_told_before_anything_is_sent() {
     let Some(setting) = setting("push-not", vec![], None) else { return };
     let Setting { proxy, place, .. } = &setting;
     let fails = |words: &[&str]| place.run([&["push"], words].concat()).fails(255);
-    let (docker, oras) = (format!("docker://{}/a:1", proxy.address), format!("oras://{}/a:1", proxy.address));
-    assert!(fails(&["tree", &docker]).contains("skiff build a.sif DIRECTORY"));
+    let oras = format!("oras://{}/a:1", proxy.address);
     assert!(fails(&["tree", &oras]).contains("it is none"));
     assert!(fails(&["none.sif", &oras]).contains("no such file"));
     assert!(fails(&["small.sif", "library://a/b/c"]).contains("not a place"));

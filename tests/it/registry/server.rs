@@ -6,8 +6,12 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 
 use crate::harness::{Place, finish};
@@ -133,6 +137,37 @@ impl Registry {
         assert_eq!(status, 200);
         String::from_utf8(body).expect("a manifest is text")
     }
+}
+
+/// Makes an authority, `ca.pem`, and a certificate of its, `cert.pem` and `key.pem`, for `localhost` and `0.0.0.0`.
+pub fn authority(place: &Place) {
+    place.write("leaf.ext", "subjectAltName=DNS:localhost,IP:0.0.0.0\nbasicConstraints=CA:FALSE\n");
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    for line in [
+        format!("req -x509 {key} -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem"),
+        format!("req -new {key} -subj /CN=localhost -keyout key.pem -out leaf.csr"),
+        "x509 -req -in leaf.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile leaf.ext -out cert.pem"
+            .to_owned(),
+    ] {
+        finish(place.command("openssl").args(line.split(' '))).ok();
+    }
+}
+
+/// The lines of a registry that speaks TLS with that.
+pub fn tls(place: &Place) -> String {
+    let path = |name: &str| place.work(name).display().to_string();
+    format!("  tls: {{certificate: {}, key: {}}}\n", path("cert.pem"), path("key.pem"))
+}
+
+/// The same for a server of the test's own.
+pub fn server_config(place: &Place) -> ServerConfig {
+    let certificates = CertificateDer::pem_file_iter(place.work("cert.pem")).expect("a certificate");
+    let certificates = certificates.collect::<Result<_, _>>().expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(place.work("key.pem")).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.expect("versions").with_no_client_auth();
+    builder.with_single_cert(certificates, key).expect("a certificate and its key")
 }
 
 /// As manifests write it.

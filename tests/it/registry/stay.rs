@@ -24,8 +24,12 @@ fn what_was_fetched_is_listed_and_goes() {
     assert_eq!(types(&json), ["oci"]);
     place.run(["cache", "clean", "--days", "1", "--force"]).ok();
     assert!(place.run(["cache", "list"]).ok().contains("1 entry"));
+    // What the name meant is forgotten with everything, and not before.
+    let names = || fs::read_dir(place.home().join(".cache/skiff/fetched/tags")).unwrap().count();
+    assert_eq!(names(), 1);
     place.run(["cache", "clean", "--force"]).ok();
     assert!(place.run(["cache", "list"]).ok().contains("0 entries"));
+    assert_eq!(names(), 0);
 }
 
 #[test]
