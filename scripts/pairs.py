@@ -1,31 +1,37 @@
 #!/usr/bin/env python3
-"""Prints what pairs of measurements come to: the median run and the best, and the ratios to those outside.
+"""Prints what rounds of measurements come to: the median and the quartiles of each place, and of its ratio to outside,
+taken round by round.
 
-usage: pairs.py NAME FILE      lines of FILE: WHERE MICROSECONDS MEGABYTES_PER_SECOND ...; WHERE begins with outside
+usage: pairs.py NAME FILE      lines of FILE: ROUND WHERE MICROSECONDS MEGABYTES_PER_SECOND ...; WHERE is outside or another
 """
 import statistics
 import sys
 
 name, path = sys.argv[1:]
-rounds = []
+rounds, places = {}, []
 for line in open(path):
-    where, *rest = line.split()
-    if where == "outside":
-        rounds.append({})
+    number, where, *rest = line.split()
+    if where not in places:
+        places.append(where)
     if len(rest) >= 2:
-        rounds[-1][where] = (float(rest[0]), float(rest[1]))
-complete = [one for one in rounds if len(one) == 3]
+        rounds.setdefault(number, {})[where] = (float(rest[0]), float(rest[1]))
+complete = [one for one in rounds.values() if len(one) == len(places)]
 if not complete:
     sys.exit(f"{name}: no complete round")
-for where in ("outside", "inside", "bind"):
-    text = f"{name}, {where:<7} "
-    for which, middle in (("median", True), ("best", False)):
-        figures = []
-        for k, best in ((0, min), (1, max)):
-            of = lambda place: [one[place][k] for one in complete]
-            pick = statistics.median if middle else best
-            figures.append((pick(of(where)), pick(of(where)) / pick(of("outside"))))
-        text += "  %s %.3f us %.0f MB/s" % (which, figures[0][0], figures[1][0])
-        if where != "outside":
-            text += " (%.3f, %.3f of outside)" % (figures[0][1], figures[1][1])
-    print(text)
+
+
+def spread(figures, digits):
+    middle = statistics.median(figures)
+    low, _, high = statistics.quantiles(figures, n=4, method="inclusive") if len(figures) > 1 else figures * 3
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+print(f"{name}: {len(complete)} rounds, medians and quartiles")
+print(f"  {'':<8} {'latency, us':<24} {'of outside':<24} {'bandwidth, MB/s':<24} of outside")
+for where in places:
+    cells = []
+    for k, digits in ((0, 3), (1, 0)):
+        cells.append(spread([one[where][k] for one in complete], digits))
+        ratio = [one[where][k] / one["outside"][k] for one in complete]
+        cells.append(spread(ratio, 3) if where != "outside" else "")
+    print(f"  {where:<8} {cells[0]:<24} {cells[1]:<24} {cells[2]:<24} {cells[3]}".rstrip())

@@ -15,6 +15,7 @@ Examples:
   skiff mpi solver.sif ./solver              the same for this program: what it uses of MPI is looked at
   skiff mpi --mpi=/opt/openmpi-5 solver.sif  with another MPI of the host
   skiff mpi --mpi=libfabric solver.sif       the host's network alone
+  skiff mpi --mpi-glibc solver.sif           with the host's C library, where the image's is too old
   skiff mpi --json solver.sif | jq .refusal";
 
 /// `skiff mpi`.
@@ -29,6 +30,9 @@ pub struct MpiArgs {
     /// The host's MPI, as skiff exec takes it
     #[arg(long, value_name = "PATH|libfabric", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub mpi: Option<OsString>,
+    /// Bring the host's C library too, where the image's is older than the host's MPI needs
+    #[arg(long)]
+    pub mpi_glibc: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

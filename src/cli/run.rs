@@ -208,6 +208,9 @@ pub struct ContainerFlags {
         help_heading = "Cluster"
     )]
     pub mpi: Option<OsString>,
+    /// With --mpi: bring the host's C library too, where the image's is older than the host's MPI needs
+    #[arg(long, help_heading = "Cluster")]
+    pub mpi_glibc: bool,
     /// Print what would be done, and why, instead of doing it
     #[arg(long, help_heading = "Plan")]
     pub dry_run: bool,

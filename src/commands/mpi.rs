@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde_json::json;
 
@@ -14,8 +15,9 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::plan::Because;
 use crate::plan::inject::{Item, LIBRARIES, Place};
+use crate::plan::mpi::expect::Fabric;
 use crate::plan::mpi::library::Mpi;
-use crate::plan::mpi::{self, Asked, Report};
+use crate::plan::mpi::{self, Asked, Report, What};
 
 /// Exit status when the host's MPI cannot be used.
 const REFUSED: i32 = 1;
@@ -25,20 +27,26 @@ pub fn run(args: &MpiArgs, global: &Global) -> Result<i32> {
     let host = Host::probe();
     let config = Config::load(&config::files(|name| host.variable(name)))?;
     let image = obtain::plain(&args.image, global)?;
-    let flags = ContainerFlags { mpi: args.mpi.clone(), ..ContainerFlags::default() };
-    let asked = mpi::asked(&flags, &host).unwrap_or((Asked::Any, Because::Flag("--mpi".to_owned())));
+    let (mpi, mpi_glibc) = (args.mpi.clone(), args.mpi_glibc);
+    let flags = ContainerFlags { mpi, mpi_glibc, ..ContainerFlags::default() };
+    let by_default = || Asked {
+        what: What::Any,
+        because: Because::Flag("--mpi".to_owned()),
+        glibc: mpi::asks_for_glibc(&flags, &host),
+    };
+    let asked = mpi::asked(&flags, &host).unwrap_or_else(by_default);
     let report = mpi::examine(&asked, args.program.as_deref(), &host, &config, &image.tree()?)
         .map_err(|error| image.named(error))?;
     let warnings = mpi::launcher::warnings(&host, &report.image, report.host.as_ref());
     let text = match args.json {
         true => json_text(&as_json(&report, &warnings), "the report")?,
-        false => as_text(&report, &warnings, asked.0 == Asked::Libfabric),
+        false => as_text(&report, &warnings, (asked.what == What::Libfabric, args.program.as_deref())),
     };
     let status = printed(io::stdout().write_all(text.as_bytes()))?;
     Ok(if status == 0 && report.verdict.refusal.is_some() { REFUSED } else { status })
 }
 
-fn as_text(report: &Report, warnings: &[String], libfabric: bool) -> String {
+fn as_text(report: &Report, warnings: &[String], (libfabric, program): (bool, Option<&Path>)) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let mut line = |word: &str, text: &str| {
@@ -55,12 +63,27 @@ fn as_text(report: &Report, warnings: &[String], libfabric: bool) -> String {
     if report.image.is_empty() {
         line("image", "no MPI");
     }
-    if let Some(name) = &report.program {
-        line("program", &format!("needs {name}"));
+    match (&report.program, program) {
+        (Some(name), _) => line("program", &format!("needs {name}")),
+        (None, Some(_)) if report.program_seen => {
+            line("program", "is linked with no MPI; what it loads by itself is not known")
+        }
+        (None, Some(path)) => {
+            line("program", &format!("{path:?} is not there, or a script: what it needs is not known"))
+        }
+        (None, None) => {}
     }
+    if let Some(Fabric { name, lacks }) = &report.fabric {
+        let alone = lacks.map_or("the image can use it by itself".to_owned(), |library| {
+            format!("the image by itself cannot use it: it has no {library}")
+        });
+        line("fabric", &format!("{name}; {alone}"));
+    }
+    let flag = if libfabric { "--mpi=libfabric" } else { "--mpi" };
     match &report.verdict.refusal {
-        None => line("--mpi", "works: the host's takes the place of the image's"),
-        Some(why) => line("--mpi", &format!("does not work: {why}")),
+        None if libfabric => line(flag, "works: the image keeps its MPI and gets the host's network"),
+        None => line(flag, "works: the host's takes the place of the image's"),
+        Some(why) => line(flag, &format!("does not work: {why}")),
     }
     for (word, texts) in [("to do", report.verdict.remedy.as_slice()), ("note", &report.verdict.notes)] {
         texts.iter().for_each(|text| line(word, text));
@@ -124,6 +147,7 @@ fn as_json(report: &Report, warnings: &[String]) -> serde_json::Value {
         "host": report.host.as_ref().map(mpi),
         "image": report.image.iter().map(mpi).collect::<Vec<_>>(),
         "program": report.program,
+        "fabric": report.fabric.as_ref().map(|fabric| json!({"name": fabric.name, "image_lacks": fabric.lacks})),
         "brought_in": items.collect::<Vec<_>>(),
         "variables": injection.variables_shown(),
         "left_out": injection.left_out,

@@ -402,6 +402,14 @@ fn is_ours(name: &[u8]) -> bool {
     })
 }
 
+/// The value that a variable will have in the container, as far as flags and the host's variables tell.
+pub fn given(request: &Request<'_>, host: &Host, name: &str) -> Option<OsString> {
+    // What is wrong with the flags is told where they are carried out.
+    let overrides = overrides(request, host).unwrap_or_default();
+    let found = overrides.into_iter().find(|one| one.name == name.as_bytes());
+    found.map(|one| OsString::from_vec(one.value)).or_else(|| host.variable(name).map(OsStr::to_owned))
+}
+
 /// The overrides: `--env` before `--env-file` before `SKIFFENV_X`, `APPTAINERENV_X`, `SINGULARITYENV_X`; by name.
 fn overrides(request: &Request<'_>, host: &Host) -> Result<Vec<Override>> {
     let mut values: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();

@@ -202,13 +202,28 @@ impl Scheduler {
         if self.has_several_ranks() {
             if let Some(because) = &asked.pid {
                 warnings.push(format!(
-                    "ranks with processes of their own ({}) cannot read each other's memory: leave it out, or add --no-pid",
+                    "ranks with processes of their own ({}) take each other for themselves, crash or copy twice: leave it \
+                     out, or add --no-pid",
                     because.origin()
                 ));
             }
             if let Some(because) = &asked.ipc {
                 warnings.push(format!(
                     "ranks with an IPC of their own ({}) have no System V shared memory in common: leave it out",
+                    because.origin()
+                ));
+            }
+            if let Some(because) = &asked.net {
+                warnings.push(format!(
+                    "ranks with a network of their own ({}) reach neither the launcher's PMIx nor other nodes: leave it out",
+                    because.origin()
+                ));
+            }
+            let pmix = self.seen.iter().any(|seen| seen.name == "PMIx");
+            if let (Some(because), true) = (&asked.fakeroot, pmix && host.uid != 0) {
+                warnings.push(format!(
+                    "ranks as root ({}) are refused by the launcher's PMIx, which knows them by your own id, and end in \
+                     MPI_Init: leave it out",
                     because.origin()
                 ));
             }
@@ -223,8 +238,14 @@ impl Scheduler {
         }
         let yama = host.sysctl("kernel.yama.ptrace_scope");
         if let Some(scope) = yama.filter(|scope| scope != "0") {
+            // At 1 a process may be read that says so by prctl(PR_SET_PTRACER).
+            let whose = if scope == "1" {
+                "ranks whose MPI does not allow it (Open MPI and UCX do)"
+            } else {
+                "ranks"
+            };
             hints.push(format!(
-                "kernel.yama.ptrace_scope is {scope}: ranks may not read each other's memory (CMA), and copy twice; \
+                "kernel.yama.ptrace_scope is {scope}: {whose} may not read each other's memory (CMA), and copy twice; \
                  the administrator can set it to 0"
             ));
         }

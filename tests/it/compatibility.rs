@@ -209,7 +209,9 @@ fn every_variable_that_is_read_is_in_the_documents_and_no_other() {
     let documented: BTreeSet<String> = quoted(read)
         .into_iter()
         .map(|word| word.strip_prefix("SKIFF_").unwrap_or(&word).to_owned())
-        .filter(|word| word.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_'))
+        .filter(|word| {
+            word.chars().all(|letter| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_')
+        })
         .collect();
     let of_flags: BTreeSet<String> = table().into_values().flat_map(|row| row.keys).collect();
     let found: BTreeSet<String> = sources.iter().flat_map(|source| variables_read(source)).collect();

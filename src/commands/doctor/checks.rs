@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Check, State};
+use crate::build::cache;
 use crate::host::Host;
 use crate::host::subordinate::{IdRange, Subordinate, Unusable};
 use crate::host::survey::{self, Directory};
@@ -293,7 +294,54 @@ fn places(host: &Host) -> Vec<Check> {
             format!("not set; image servers are met in /tmp/skiff-{}", host.uid),
         ),
     });
+    checks.push(cache(host));
     checks
+}
+
+/// File systems of servers, which all nodes share.
+const SHARED: &[&str] = &[
+    "nfs",
+    "nfs4",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "fuse.ceph",
+    "cifs",
+    "afs",
+    "panfs",
+    "wekafs",
+    "pvfs2",
+];
+
+/// Where builds and pulls keep what may be used again.
+fn cache(host: &Host) -> Check {
+    let path = match cache::place(host) {
+        Ok(path) => path,
+        Err(error) => return good(PLACES, "cache", error.to_string()).but(State::Less, "set SKIFF_CACHEDIR"),
+    };
+    // It is made when it is needed.
+    match path.ancestors().find_map(|above| host.directory(above).ok()) {
+        Some(directory) => judge_cache(&path, &directory),
+        None => good(PLACES, "cache", path.display().to_string()),
+    }
+}
+
+fn judge_cache(path: &Path, directory: &Directory) -> Check {
+    let Directory { file_system, free, writable, .. } = directory;
+    let found = format!("{}: {file_system}, {} free", path.display(), size(*free));
+    let check = good(PLACES, "cache", found.clone());
+    if !writable {
+        let found = format!("{found}; it cannot be written to, so nothing is kept");
+        return good(PLACES, "cache", found)
+            .but(State::Less, "set SKIFF_CACHEDIR to a directory of your own");
+    }
+    if SHARED.contains(&file_system.as_str()) {
+        let found = format!("{found}; it is a server's, so builds and pulls wait for it");
+        return good(PLACES, "cache", found)
+            .but(State::Less, "set SKIFF_CACHEDIR to a directory on a local disk");
+    }
+    check
 }
 
 fn place(host: &Host, name: &str, path: &Path) -> Check {
@@ -440,7 +488,13 @@ mod tests {
         assert_eq!(judge("XDG_RUNTIME_DIR", "", &directory, 1000).state, State::Ok);
         let check = judge("/tmp", "", &directory, 1000);
         assert!(check.mend.is_some_and(|mend| mend.contains("free some space")));
+        let cache = |directory: &Directory| judge_cache(Path::new("/home/ada/.cache/skiff"), directory);
+        assert_eq!(cache(&directory).state, State::Ok);
+        let shared = Directory { file_system: "lustre".into(), ..directory.clone() };
+        assert_eq!(cache(&shared).state, State::Less);
+        assert!(cache(&shared).mend.is_some_and(|mend| mend.contains("local disk")));
         let closed = Directory { writable: false, ..directory };
+        assert!(cache(&closed).found.contains("nothing is kept"));
         assert!(judge("/tmp", "", &closed, 7).found.contains("cannot be written to"));
     }
 }

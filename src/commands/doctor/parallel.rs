@@ -5,14 +5,17 @@ use std::path::Path;
 use super::checks::good;
 use super::{Check, State};
 use crate::host::Host;
-use crate::host::gpu::nvidia_module;
+use crate::host::gpu::{Gpus, Vendor, nvidia_module};
 use crate::host::parallel::DEVICES;
+use crate::plan::gpu::expect::cuda_of;
+use crate::plan::mpi::find;
 
 const PARALLEL: &str = "MPI and GPUs";
 
 /// The group, in the order of the screen.
 pub fn all(host: &Host) -> Vec<Check> {
     let mut checks = vec![batch_system(host), mpi(host), fabrics(host), single_copy(host)];
+    checks.extend(shared_memory(host));
     checks.extend(gpus(host));
     checks
 }
@@ -41,17 +44,20 @@ fn batch_system(host: &Host) -> Check {
 }
 
 fn mpi(host: &Host) -> Check {
-    let launchers = ["mpirun", "mpiexec"].iter().filter_map(|name| host.on_path(name));
-    let mut shown: Vec<String> = launchers
-        .map(|(path, real)| match path == real {
-            true => path.display().to_string(),
-            false => format!("{} ({})", path.display(), real.display()),
-        })
-        .collect();
-    shown.dedup();
+    let mut launchers: Vec<_> = ["mpirun", "mpiexec"].iter().filter_map(|name| host.on_path(name)).collect();
+    // Two names of one program.
+    launchers.dedup_by(|one, other| one.1 == other.1);
+    let shown = launchers.iter().map(|(path, real)| match path == real {
+        true => path.display().to_string(),
+        false => format!("{} ({})", path.display(), real.display()),
+    });
+    let mut shown: Vec<String> = shown.collect();
+    // What cannot be read is none that --mpi could bring in; why, 'skiff mpi IMAGE' says.
+    let found = find::host_mpi_of(host).ok().flatten();
+    shown.extend(found.map(|mpi| format!("--mpi brings in {mpi}, {}", mpi.library.real.display())));
     match shown.is_empty() {
         true => good(PARALLEL, "MPI", "no mpirun on the PATH: the image's, or the one that a module brings"),
-        false => good(PARALLEL, "MPI", shown.join(", ")),
+        false => good(PARALLEL, "MPI", shown.join("; ")),
     }
 }
 
@@ -65,7 +71,11 @@ fn fabrics(host: &Host) -> Check {
         .collect();
     match found.is_empty() {
         true => good(PARALLEL, "fabric", "none: ranks on several nodes speak TCP"),
-        false => good(PARALLEL, "fabric", found.join(", ")),
+        false => good(
+            PARALLEL,
+            "fabric",
+            format!("{}; 'skiff mpi IMAGE' says whether an image can use it", found.join(", ")),
+        ),
     }
 }
 
@@ -79,6 +89,11 @@ fn single_copy(host: &Host) -> Check {
     let name = "memory of ranks";
     match host.sysctl("kernel.yama.ptrace_scope").as_deref() {
         None | Some("0") => good(PARALLEL, name, format!("ranks of a step read each other's (CMA){also}")),
+        Some("1") => {
+            let found = "ranks of a step read each other's (CMA) where their MPI allows it, as Open MPI and UCX do \
+                         (kernel.yama.ptrace_scope is 1)";
+            good(PARALLEL, name, format!("{found}{also}"))
+        }
         Some(scope) => {
             let found =
                 format!("kernel.yama.ptrace_scope is {scope}: ranks copy twice, or fail with EPERM{also}");
@@ -87,11 +102,24 @@ fn single_copy(host: &Host) -> Check {
     }
 }
 
+/// What Open MPI and MPICH take of it for sixteen ranks.
+const LITTLE_SHARED: u64 = 64 << 20;
+
+fn shared_memory(host: &Host) -> Option<Check> {
+    let free = host.directory(Path::new("/dev/shm")).ok()?.free;
+    let check = good(PARALLEL, "/dev/shm", format!("{} MiB free, in which ranks meet", free >> 20));
+    Some(match free < LITTLE_SHARED {
+        true => check.but(State::Less, "remove what is left in it, or mount -o remount,size=8G /dev/shm"),
+        false => check,
+    })
+}
+
 fn gpus(host: &Host) -> Vec<Check> {
     let mut checks = Vec::new();
     let numbered = |names: Vec<String>| {
         names.into_iter().filter(|name| name.ends_with(|end: char| end.is_ascii_digit())).count()
     };
+    let of = |vendor| Gpus::probe(host).gpus.into_iter().filter(move |gpu| gpu.vendor == vendor).count();
     let nvidia = numbered(host.names(Path::new("/dev"), "nvidia"));
     match (nvidia_module(host), nvidia) {
         (None, 0) => {}
@@ -100,13 +128,22 @@ fn gpus(host: &Host) -> Vec<Check> {
             checks.push(good(PARALLEL, "NVIDIA", found).but(State::Less, "nvidia-modprobe -u -c 0, as root"));
         }
         (Some(driver), many) => {
-            checks.push(good(PARALLEL, "NVIDIA", format!("{many} found, driver {driver}")))
+            let cuda =
+                cuda_of(&driver).map_or(String::new(), |(major, minor)| format!(", CUDA {major}.{minor}"));
+            checks.push(good(PARALLEL, "NVIDIA", format!("{many} found, driver {driver}{cuda}: --nv")))
         }
-        (None, many) => checks.push(good(PARALLEL, "NVIDIA", format!("{many} found, driver unknown"))),
+        (None, many) => checks.push(good(PARALLEL, "NVIDIA", format!("{many} found, driver unknown: --nv"))),
     }
     if host.look(Path::new("/dev/kfd")).is_ok() {
         let many = numbered(host.names(Path::new("/dev/dri"), "renderD"));
-        checks.push(good(PARALLEL, "AMD", format!("/dev/kfd, {many} render devices")));
+        checks.push(good(PARALLEL, "AMD", format!("/dev/kfd, {many} render devices: --rocm")));
+    }
+    for (vendor, name, flag) in [(Vendor::Intel, "Intel", "--intel"), (Vendor::Gaudi, "Gaudi", "--intel-hpu")]
+    {
+        match of(vendor) {
+            0 => {}
+            many => checks.push(good(PARALLEL, name, format!("{many} found: {flag}"))),
+        }
     }
     if checks.is_empty() {
         checks.push(good(PARALLEL, "GPUs", "none seen"));
@@ -117,6 +154,7 @@ fn gpus(host: &Host) -> Vec<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::elf::made::Made;
 
     fn found(checks: &[Check], name: &str) -> String {
         checks.iter().find(|check| check.name == name).map(|check| check.found.clone()).unwrap_or_default()
@@ -146,16 +184,42 @@ mod tests {
         ] {
             let path = root.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "1\n").unwrap();
+            std::fs::write(path, "2\n").unwrap();
         }
+        for (path, text) in [
+            (
+                "proc/driver/nvidia/version",
+                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue\n",
+            ),
+            ("sys/class/drm/renderD128/device/vendor", "0x8086\n"),
+            ("sys/class/accel/accel0/device/vendor", "0x1da3\n"),
+        ] {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let library = Made { soname: "libmpi.so.40", ..Made::default() };
+        library.write(&root.path().join("lib/libmpi.so.40.30.4"));
+        std::os::unix::fs::symlink("libmpi.so.40.30.4", root.path().join("lib/libmpi.so.40")).unwrap();
         let node = all(&host);
         assert_eq!(found(&node, "batch system"), "Slurm (/bin/srun), munge runs; srun --mpi=pmix");
-        assert_eq!(found(&node, "MPI"), "/bin/mpirun");
-        assert_eq!(found(&node, "fabric"), "Slingshot (cxi0 cxi1)");
+        assert_eq!(
+            found(&node, "MPI"),
+            "/bin/mpirun; --mpi brings in Open MPI 4.1.4, /lib/libmpi.so.40.30.4"
+        );
+        assert_eq!(
+            found(&node, "fabric"),
+            "Slingshot (cxi0 cxi1); 'skiff mpi IMAGE' says whether an image can use it"
+        );
         let copy = node.iter().find(|check| check.name == "memory of ranks").unwrap();
         assert_eq!(copy.state, State::Less);
-        assert!(copy.found.contains("ptrace_scope is 1") && copy.found.ends_with("also by xpmem"));
-        assert_eq!(found(&node, "NVIDIA"), "1 found, driver unknown");
-        assert_eq!(found(&node, "AMD"), "/dev/kfd, 0 render devices");
+        assert!(copy.found.contains("ptrace_scope is 2") && copy.found.ends_with("also by xpmem"));
+        assert_eq!(found(&node, "NVIDIA"), "1 found, driver 550.54.15, CUDA 12.4: --nv");
+        assert_eq!(found(&node, "AMD"), "/dev/kfd, 0 render devices: --rocm");
+        assert_eq!(found(&node, "Intel"), "1 found: --intel");
+        assert_eq!(found(&node, "Gaudi"), "1 found: --intel-hpu");
+        std::fs::write(root.path().join("proc/sys/kernel/yama/ptrace_scope"), "1\n").unwrap();
+        let copy = all(&host).into_iter().find(|check| check.name == "memory of ranks").unwrap();
+        assert_eq!(copy.state, State::Ok, "{}", copy.found);
     }
 }

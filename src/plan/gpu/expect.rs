@@ -242,7 +242,7 @@ fn numbers(version: &str) -> Vec<u32> {
 }
 
 /// The CUDA of a driver; none for one that is newer than what is known here.
-fn cuda_of(module: &str) -> Option<(u32, u32)> {
+pub fn cuda_of(module: &str) -> Option<(u32, u32)> {
     let branch = *numbers(module).first()?;
     let known = CUDA_OF_DRIVER.iter().rev().find(|(first, _)| *first <= branch)?;
     let (last, _) = CUDA_OF_DRIVER.last()?;

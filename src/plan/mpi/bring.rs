@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::decide::{Verdict, refused};
-use super::find::InImage;
+use super::glibc::Glibc;
 use super::library::{BINDINGS, Family, Mpi, NAMES};
 use crate::elf::check::{is_libc, missing_versions, unmet};
 use crate::elf::{Library, Place};
@@ -86,11 +86,13 @@ const MAX_PLUGINS: usize = 2000;
 
 /// The libraries of the host that are taken, by the name that others need them by.
 pub struct Taken<'a, 'h> {
-    host: &'a Host,
-    of_host: &'a Place<'h>,
-    of_image: &'a Place<'h>,
-    because: &'a Because,
+    pub(super) host: &'a Host,
+    pub(super) of_host: &'a Place<'h>,
+    pub(super) of_image: &'a Place<'h>,
+    pub(super) because: &'a Because,
     more: &'a [PathBuf],
+    /// The host's C library may come along.
+    glibc: bool,
     chosen: BTreeMap<String, Rc<Library>>,
     /// What is brought in.
     pub injection: Injection,
@@ -100,17 +102,10 @@ pub struct Taken<'a, 'h> {
 pub type Places<'a, 'h> = (&'a Host, &'a Place<'h>, &'a Place<'h>);
 
 /// Decides what is brought in; the verdict says no where the library cannot be loaded there.
-pub fn bring(
-    mpi: &Mpi,
-    image: &InImage,
-    places: Places<'_, '_>,
-    because: &Because,
-    verdict: Verdict,
-) -> Result<(Verdict, Injection)> {
-    let mut taken = Taken::new(places, because, &image.more);
+pub fn bring(mpi: &Mpi, mut taken: Taken<'_, '_>, mut verdict: Verdict) -> Result<(Verdict, Injection)> {
     let starts = taken.take_library(mpi)?;
     let core = taken.take_needs(&starts)?;
-    if let Some(why) = taken.first_unmet(&starts, &core)? {
+    if let Some(why) = taken.settle(&starts, &core, &mut verdict.notes)? {
         return Ok((refused(why, REBUILT), Injection::default()));
     }
     taken.take_prefix(mpi);
@@ -126,15 +121,44 @@ pub fn bring(
 }
 
 const REBUILT: &str = "use an image of a newer distribution, or an MPI of the host that was built for an older one \
-    (--mpi=PATH); or leave --mpi out, so that the image's own MPI is used (docs/mpi.md); the host's C library is never \
-    brought in";
+    (--mpi=PATH); or bring the host's newer C library along: --mpi-glibc; or leave --mpi out, so that the image's own MPI \
+    is used (docs/mpi.md)";
 
 impl<'a, 'h> Taken<'a, 'h> {
     /// Nothing yet.
     pub fn new(places: Places<'a, 'h>, because: &'a Because, more: &'a [PathBuf]) -> Self {
         let (host, of_host, of_image) = places;
         let (chosen, injection) = (BTreeMap::new(), Injection::default());
-        Self { host, of_host, of_image, because, more, chosen, injection }
+        Self { host, of_host, of_image, because, more, glibc: false, chosen, injection }
+    }
+
+    /// The same, with the host's C library if it may come along.
+    pub fn with_glibc(self, glibc: bool) -> Self {
+        Self { glibc, ..self }
+    }
+
+    /// What one of these misses in the container, in a sentence: after the host's C library has come along, where it may
+    /// and helps. What came of that is noted.
+    pub fn settle(
+        &mut self,
+        starts: &[Rc<Library>],
+        core: &[Rc<Library>],
+        notes: &mut Vec<String>,
+    ) -> Result<Option<String>> {
+        let Some(why) = self.first_unmet(starts, core)? else {
+            if self.glibc {
+                notes.push("the image's C library is new enough, so it stays".to_owned());
+            }
+            return Ok(None);
+        };
+        let Some(first) = starts.first().filter(|_| self.glibc) else { return Ok(Some(why)) };
+        match self.take_glibc(first.elf.platform)? {
+            Glibc::Stays(reason) => Ok(Some(format!("{why}; {reason}"))),
+            Glibc::Comes(new, old) => {
+                notes.push(format!("the host's C library ({new}) takes the place of the image's ({old})"));
+                self.first_unmet(starts, core)
+            }
+        }
     }
 
     /// The library, and its bindings where the image has some.
@@ -335,19 +359,17 @@ impl<'a, 'h> Taken<'a, 'h> {
                 self.injection.add(*path, Where::Same, self.because);
             }
         }
-        let mut devices: Vec<PathBuf> = std::fs::read_dir(self.host.real(Path::new("/dev")))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name())
-            .filter(|name| DEVICES.iter().any(|device| name.to_string_lossy().starts_with(device)))
-            .map(|name| Path::new("/dev").join(name))
-            .collect();
-        devices.sort();
-        for device in devices {
+        for device in fabric_devices(self.host) {
             self.injection.add(device, Where::Device, self.because);
         }
     }
+}
+
+/// The devices of fabrics, and those by which ranks share memory.
+pub fn fabric_devices(host: &Host) -> Vec<PathBuf> {
+    let names = host.names(Path::new("/dev"), "");
+    let of_fabric = names.iter().filter(|name| DEVICES.iter().any(|device| name.starts_with(device)));
+    of_fabric.map(|name| Path::new("/dev").join(name)).collect()
 }
 
 fn is_part(name: &str) -> bool {

@@ -6,9 +6,8 @@
 
 use std::path::PathBuf;
 
-use super::bring::Taken;
+use super::bring::{Places, Taken};
 use super::decide::{Verdict, refused};
-use crate::elf::Place;
 use crate::elf::check::missing_versions;
 use crate::error::Result;
 use crate::host::Host;
@@ -19,12 +18,12 @@ use crate::plan::libraries::directories;
 const NAME: &str = "libfabric.so.1";
 
 /// Decides what of the host's libfabric is brought in.
-pub fn bring_libfabric<'h>(
-    host: &'h Host,
-    of_host: &Place<'h>,
-    of_image: &Place<'h>,
+pub fn bring_libfabric(
+    places: Places<'_, '_>,
     because: &Because,
+    glibc: bool,
 ) -> Result<(Verdict, Injection)> {
+    let (host, of_host, of_image) = places;
     let nothing = |why: &str, remedy: &str| Ok((refused(why, remedy), Injection::default()));
     let Some(like) = of_image.library("/bin/sh".as_ref())?.map(|shell| shell.elf.platform) else {
         return nothing("the image has no /bin/sh to tell its processor by", "use an image with a shell");
@@ -40,7 +39,7 @@ pub fn bring_libfabric<'h>(
     let beside = library.iter().filter_map(|library| Some(library.real.parent()?.join("libfabric")));
     let providers: Vec<PathBuf> =
         named.into_iter().chain(beside).filter(|directory| has_providers(host, directory)).collect();
-    let mut taken = Taken::new((host, of_host, of_image), because, &[]);
+    let mut taken = Taken::new(places, because, &[]).with_glibc(glibc);
     if let Some(first) = providers.first() {
         for directory in &providers {
             taken.take_directory(directory)?;
@@ -64,15 +63,16 @@ pub fn bring_libfabric<'h>(
     let starts = [library];
     taken.take_named(NAME, &starts[0])?;
     let core = taken.take_needs(&starts)?;
-    if let Some(why) = taken.first_unmet(&starts, &core)? {
+    let mut verdict = Verdict::default();
+    if let Some(why) = taken.settle(&starts, &core, &mut verdict.notes)? {
         return nothing(
             &why,
-            "use an image of a newer distribution; the host's C library is never brought in",
+            "use an image of a newer distribution, or bring the host's newer C library along: --mpi-glibc",
         );
     }
     taken.take_plugins()?;
     taken.take_data_and_devices();
-    Ok((Verdict::default(), taken.injection))
+    Ok((verdict, taken.injection))
 }
 
 fn has_providers(host: &Host, directory: &std::path::Path) -> bool {

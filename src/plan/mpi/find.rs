@@ -20,7 +20,7 @@ use crate::host::Host;
 use crate::image::Tree;
 use crate::plan::Because;
 use crate::plan::env::DEFAULT_PATH;
-use crate::plan::libraries::directories;
+use crate::plan::libraries::{directories, host_place};
 
 /// Variables that modules set to the prefix of an MPI.
 const PREFIXES: &[&str] = &[
@@ -72,7 +72,9 @@ pub struct InImage {
     pub mpis: Vec<Mpi>,
     /// The libmpi that the program needs, where the program is known.
     pub needs: Option<String>,
-    /// The program, where it is a file that could be read.
+    /// Whether the program is there, and no script.
+    pub seen: bool,
+    /// The program, where it needs a libmpi.
     pub program: Option<(Rc<Library>, BTreeSet<String>)>,
     /// Directories that were searched besides the loader's.
     pub more: Vec<PathBuf>,
@@ -111,6 +113,12 @@ pub fn host_mpi(host: &Host, place: &Place<'_>, wanted: &Wanted) -> Result<OnHos
         }
     }
     Ok(OnHost { mpi: choose(found, wanted), looked })
+}
+
+/// The host's MPI that `--mpi` finds by itself.
+pub fn host_mpi_of(host: &Host) -> Result<Option<Mpi>> {
+    let wanted = Wanted { path: None, launched_by: super::launcher::family(host), needs: None };
+    Ok(host_mpi(host, &host_place(host)?, &wanted)?.mpi)
 }
 
 /// The first one of the kind that is wanted; or just the first.
@@ -279,6 +287,7 @@ pub fn image_mpis(place: &Place<'_>, image: &Tree, program: Option<&Path>, host:
             }
         }
     }
+    let seen = program.is_some();
     let program = match program {
         Some(library) if needs.is_some() => {
             let wanted = super::library::is_interface;
@@ -287,7 +296,7 @@ pub fn image_mpis(place: &Place<'_>, image: &Tree, program: Option<&Path>, host:
         }
         _ => None,
     };
-    Ok(InImage { mpis, needs, program, more })
+    Ok(InImage { mpis, needs, seen, program, more })
 }
 
 /// The program as a file: of the image, or of the host where a bind shows it.
@@ -304,7 +313,7 @@ fn read_program(place: &Place<'_>, program: &Path, host: &Host) -> Result<Option
         Some(cwd) => cwd.join(program),
         None => program.to_owned(),
     };
-    match crate::plan::libraries::host_place(host)?.library(&path)? {
+    match host_place(host)?.library(&path)? {
         Some(library) => Ok(Some(library)),
         None => place.library(&path),
     }
@@ -316,7 +325,7 @@ fn symbols_of(
     host: &Host,
     wanted: fn(&str) -> bool,
 ) -> Result<BTreeSet<String>> {
-    let here = crate::plan::libraries::host_place(host)?;
+    let here = host_place(host)?;
     let on_host = here.library(&library.path)?.is_some_and(|other| other.elf == library.elf);
     let symbols = if on_host { here.symbols(library, wanted)? } else { place.symbols(library, wanted)? };
     Ok(symbols.undefined)

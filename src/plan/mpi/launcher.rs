@@ -13,15 +13,16 @@
 
 use std::path::Path;
 
-use super::find;
-use super::library::{Family, Mpi, major};
+use super::expect::Given;
+use super::library::{Family, Mpi, Speaks, major};
+use super::{bring, expect, find};
 use crate::error::Result;
 use crate::host::Host;
 use crate::image::Tree;
 use crate::plan::Because;
-use crate::plan::inject::Injection;
+use crate::plan::inject::{Injection, Place as Where};
 use crate::plan::libraries::image_place;
-use crate::plan::scheduler;
+use crate::plan::scheduler::{self, Scheduler};
 
 /// Variables that name directories of the host's MPI. An image's own looks for its plugins there, and finds none, or
 /// those of another version.
@@ -62,7 +63,7 @@ fn speaks_for_all(host: &Host) -> bool {
 ///
 /// # Errors
 /// A file of the image cannot be read.
-pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree) -> Result<Injection> {
+pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree, given: Given<'_>) -> Result<Injection> {
     let mut injection = Injection::default();
     for name in PATHS_OF_THE_HOST {
         if host.variable(name).is_some() {
@@ -75,11 +76,17 @@ pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree) -> Result<
             );
         }
     }
+    let scheduler = scheduler::read(host);
+    if scheduler.as_ref().is_some_and(Scheduler::has_several_ranks) {
+        // With a /dev of the container's own the image's MPI would find no fabric, and say nothing of it.
+        let because = Because::Default("the fabric's devices, for ranks");
+        bring::fabric_devices(host).into_iter().for_each(|path| injection.add(path, Where::Device, &because));
+    }
     if ranks(host) < 2 || !speaks_for_all(host) {
         return Ok(injection);
     }
-    let munge =
-        host.variable("PMIX_SECURITY_MODE").is_some_and(|mode| mode.as_encoded_bytes().starts_with(b"munge"));
+    let begins = |name: &str| given(name).is_some_and(|mode| mode.as_encoded_bytes().starts_with(b"munge"));
+    let munge = begins("PMIX_SECURITY_MODE") && given("PMIX_MCA_psec").is_none();
     let place = image_place(image, &host.machine)?;
     let found = find::image_mpis(&place, image, program, host)?;
     let used: Vec<Mpi> = match &found.needs {
@@ -91,6 +98,13 @@ pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree) -> Result<
         }
     };
     injection.warnings = warnings(host, &used, None);
+    if found.needs.is_some() {
+        injection.warnings.extend(without_pmi(host, &used.iter().collect::<Vec<_>>()));
+    }
+    if let Some(mpi) = used.first() {
+        injection.warnings.extend(expect::unused_fabric(host, &place, mpi)?);
+        injection.warnings.extend(expect::little_shared_memory(host));
+    }
     if let (true, Some(mpi)) = (munge, used.first())
         && mpi.family == Family::OpenMpi
         && place.find("libmunge.so.2", mpi.library.elf.platform, None)?.is_none()
@@ -102,6 +116,38 @@ pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree) -> Result<
     Ok(injection)
 }
 
+/// What the launcher offers its ranks to find each other by.
+fn offered(host: &Host) -> Speaks {
+    let set = |name: &&str| host.variable(name).is_some_and(|value| !value.is_empty());
+    let pmi = ["PMI_FD", "PMI_RANK", "PMI_JOBID", "PMI_PORT", "PMI_CONTROL_PORT"];
+    Speaks { pmi: pmi.iter().any(set), pmix: set(&"PMIX_NAMESPACE") }
+}
+
+/// That srun has started a program of MPI's and offers it nothing.
+fn without_pmi(host: &Host, used: &[&Mpi]) -> Option<String> {
+    let mute = offered(host) == Speaks::default() && family(host).is_none();
+    let of_step = host.variable("SLURM_STEP_NUM_TASKS").is_some();
+    let (first, ranks) = (used.first()?, ranks(host));
+    let way = if first.speaks.pmix { "pmix" } else { "pmi2" };
+    (mute && of_step && ranks > 1 && speaks_for_all(host)).then(|| {
+        format!(
+            "each of the {ranks} ranks would stop, or be rank 0 of 1: srun offers no PMI, and {first} needs one; start \
+             with srun --mpi={way} ('srun --mpi=list' names what there is)"
+        )
+    })
+}
+
+/// What is told where the host's MPI is brought in for a program that needs these libraries.
+pub fn with_mpi(host: &Host, bound: &Mpi, needed: &[String], given: Given<'_>) -> Vec<String> {
+    let mut told = warnings(host, &[], Some(bound));
+    if ranks(host) > 1 && speaks_for_all(host) {
+        told.extend(without_pmi(host, &[bound]));
+        told.extend(expect::little_shared_memory(host));
+        told.extend(expect::without_gpu_transport(host, bound, needed, given));
+    }
+    told
+}
+
 /// What is sure to go wrong. `image` are the MPIs that the program may use; `bound` takes their place.
 pub fn warnings(host: &Host, image: &[Mpi], bound: Option<&Mpi>) -> Vec<String> {
     let mut out = Vec::new();
@@ -109,14 +155,14 @@ pub fn warnings(host: &Host, image: &[Mpi], bound: Option<&Mpi>) -> Vec<String> 
     let used: Vec<&Mpi> = bound.map_or_else(|| image.iter().collect(), |mpi| vec![mpi]);
     let (Some(first), true) = (used.first(), ranks > 1 && speaks_for_all(host)) else { return out };
     let set = |name: &str| host.variable(name).is_some_and(|value| !value.is_empty());
-    let (pmix, pmi) = (set("PMIX_NAMESPACE"), set("PMI_FD") || set("PMI_RANK") || set("PMI_JOBID"));
+    let offered = offered(host);
     let alone = format!("each of the {ranks} ranks would be rank 0 of 1");
     let all = |family: Family| used.iter().all(|mpi| mpi.family == family);
-    if all(Family::OpenMpi) && pmi && !pmix {
+    if offered.pmi && !offered.pmix && used.iter().all(|mpi| !mpi.speaks.pmi) {
         out.push(format!(
             "{alone}: the launcher offers PMI, and {first} wants PMIx; start with srun --mpi=pmix or the mpirun of Open MPI"
         ));
-    } else if all(Family::Mpich) && pmix && !pmi {
+    } else if offered.pmix && !offered.pmi && used.iter().all(|mpi| !mpi.speaks.pmix) {
         out.push(format!(
             "{alone}: the launcher offers PMIx, and {first} wants PMI; start with srun --mpi=pmi2 or the mpirun of MPICH"
         ));

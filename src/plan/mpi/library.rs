@@ -85,6 +85,17 @@ pub struct Mpi {
     pub library: Rc<Library>,
     /// What led to it.
     pub found_by: String,
+    /// By which launchers it finds the other ranks.
+    pub speaks: Speaks,
+}
+
+/// How ranks find each other: what a library understands, or what a launcher offers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Speaks {
+    /// PMI 1 or 2.
+    pub pmi: bool,
+    /// PMIx.
+    pub pmix: bool,
 }
 
 impl fmt::Display for Mpi {
@@ -125,7 +136,34 @@ pub fn identify(place: &Place<'_>, library: Rc<Library>, found_by: &str) -> Resu
     };
     // Others count by themselves: the text is that of the MPICH that they come from.
     let version = version.filter(|_| matches!(product, "Open MPI" | "MPICH"));
-    Ok(Some(Mpi { family, product, version, library, found_by: found_by.to_owned() }))
+    let speaks = speaks(place, family, &library)?;
+    Ok(Some(Mpi { family, product, version, library, found_by: found_by.to_owned(), speaks }))
+}
+
+/// Plugins of Open MPI 3 and 4 for launchers that speak PMI.
+const PMI_PLUGINS: &[&str] = &["mca_pmix_s1.so", "mca_pmix_s2.so", "mca_pmix_flux.so", "mca_pmix_cray.so"];
+
+/// What a library understands. Where that is not known it counts as everything: nobody is warned of a guess.
+fn speaks(place: &Place<'_>, family: Family, library: &Library) -> Result<Speaks> {
+    Ok(match family {
+        Family::OpenMpi => {
+            let mut pmi = false;
+            let beside =
+                library.real.parent().map(|parent| ["openmpi", "openmpi3"].map(|name| parent.join(name)));
+            for directory in beside.into_iter().flatten() {
+                for name in PMI_PLUGINS {
+                    pmi |= place.library(&directory.join(name))?.is_some();
+                }
+            }
+            Speaks { pmi, pmix: true }
+        }
+        // Since 4.0 it may be built for PMIx, too.
+        Family::Mpich => {
+            let pmix = library.elf.needed.iter().any(|name| name.starts_with("libpmix."));
+            Speaks { pmi: true, pmix }
+        }
+        Family::OldOpenMpi(_) | Family::Standard => Speaks { pmi: true, pmix: true },
+    })
 }
 
 /// `4.1.4` of `.../libmpi.so.40.30.4`.

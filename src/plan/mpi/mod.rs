@@ -6,50 +6,69 @@
 //! decide.rs    whether the host's can stand in for the image's
 //! bring.rs     the host's library, all that it needs, its plugins and data, the fabric's devices
 //! fabric.rs    --mpi=libfabric: the host's libfabric or its providers alone, the image keeps its MPI
+//! glibc.rs     --mpi-glibc: the host's C library with it, where the image's is older
 //! launcher.rs  what the launcher's variables tell, and what is sure to go wrong
+//! expect.rs    what else will go wrong: fabric, shared memory, messages to GPUs
 //! ```
 //!
 //! Three models (docs/mpi.md): *hybrid*, the host's mpirun or srun starts ranks whose MPI is the image's, needs nothing of
 //! this; *bind*, the same with `--mpi`; *inside*, mpirun runs in one container.
 //!
-//! Everything is decided from files; nothing of host or image is run. The C library is never brought in: all of a
-//! process's C library must be of one build with its loader, so an image's older one would have to be replaced whole.
+//! Everything is decided from files; nothing of host or image is run. The C library is not brought in unasked: all of a
+//! process's C library must be of one build with its loader, so an image's older one is replaced whole, or stays.
 
 pub mod bring;
 pub mod decide;
+pub mod expect;
 pub mod fabric;
 pub mod find;
+pub mod glibc;
 pub mod launcher;
 pub mod library;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use self::bring::Taken;
 use self::decide::Verdict;
-use self::find::Wanted;
+use self::find::{InImage, Wanted};
 use self::library::Mpi;
 use super::asked::host_path;
 use super::inject::Injection;
 use super::libraries::{host_place, image_place};
-use super::{Action, Because, Request};
+use super::{Action, Because, Request, env};
 use crate::cli::run::ContainerFlags;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::{Host, is_on};
 use crate::image::Tree;
 
+/// What asks for the host's C library with it.
+const GLIBC: &str = "--mpi-glibc";
+
 /// The value of `--mpi` that asks for the host's libfabric alone.
 const LIBFABRIC: &str = "libfabric";
 
 /// What `--mpi` or its variable asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
+pub enum What {
     /// The host's MPI, found by itself.
     Any,
     /// The one at this path.
     At(PathBuf),
     /// The host's libfabric.
     Libfabric,
+}
+
+/// What is asked for, and who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Which MPI.
+    pub what: What,
+    /// Who asks.
+    pub because: Because,
+    /// Whether the host's C library may come along.
+    pub glibc: bool,
 }
 
 /// All that was found and decided.
@@ -60,6 +79,12 @@ pub struct Report {
     pub image: Vec<Mpi>,
     /// The interface that the program needs, where the program is known.
     pub program: Option<String>,
+    /// Whether the program is there, and no script.
+    pub program_seen: bool,
+    /// What the program was linked with, where it needs an MPI.
+    pub linked: Vec<String>,
+    /// The host's fabric, and whether the image can use it by itself.
+    pub fabric: Option<expect::Fabric>,
     /// Whether the host's can stand in for the image's.
     pub verdict: Verdict,
     /// What is brought in then.
@@ -67,7 +92,7 @@ pub struct Report {
 }
 
 /// Who asks, and for what.
-pub fn asked(flags: &ContainerFlags, host: &Host) -> Option<(Asked, Because)> {
+pub fn asked(flags: &ContainerFlags, host: &Host) -> Option<Asked> {
     let (value, because) = match &flags.mpi {
         Some(value) if value.is_empty() => (value.clone(), Because::Flag("--mpi".to_owned())),
         Some(value) => (value.clone(), Because::Flag(format!("--mpi={}", value.to_string_lossy()))),
@@ -80,12 +105,17 @@ pub fn asked(flags: &ContainerFlags, host: &Host) -> Option<(Asked, Because)> {
             (if switch { OsString::new() } else { value.to_owned() }, Because::Variable(variable))
         }
     };
-    let asked = match value.as_os_str() {
-        value if value.is_empty() => Asked::Any,
-        value if value == OsStr::new(LIBFABRIC) => Asked::Libfabric,
-        value => Asked::At(value.into()),
+    let what = match value.as_os_str() {
+        value if value.is_empty() => What::Any,
+        value if value == OsStr::new(LIBFABRIC) => What::Libfabric,
+        value => What::At(value.into()),
     };
-    Some((asked, because))
+    Some(Asked { what, because, glibc: asks_for_glibc(flags, host) })
+}
+
+/// Whether the host's C library may come along.
+pub fn asks_for_glibc(flags: &ContainerFlags, host: &Host) -> bool {
+    super::asked::switch(host, flags.mpi_glibc, GLIBC, &["MPI_GLIBC"]).is_some()
 }
 
 /// Decides what of the host's MPI comes into a container.
@@ -97,10 +127,15 @@ pub fn plan_mpi(request: &Request<'_>, host: &Host, config: &Config, image: &Tre
         Action::Exec => request.words.first().map(Path::new),
         _ => None,
     };
-    let Some((asked, because)) = asked(request.flags, host) else {
-        return launcher::without_mpi(program, host, image);
+    let given = |name: &str| env::given(request, host, name);
+    let Some(asked) = asked(request.flags, host) else {
+        let mut injection = launcher::without_mpi(program, host, image, &given)?;
+        if asks_for_glibc(request.flags, host) {
+            injection.warnings.push(format!("{GLIBC} has no effect without --mpi"));
+        }
+        return Ok(injection);
     };
-    let report = examine(&(asked, because), program, host, config, image)?;
+    let report = examine(&asked, program, host, config, image)?;
     if let Some(why) = report.verdict.refusal {
         let tried = format!("cannot use the host's MPI in the image {:?}", request.image);
         let error = Error::host(format!("{tried}: {why}"));
@@ -110,7 +145,10 @@ pub fn plan_mpi(request: &Request<'_>, host: &Host, config: &Config, image: &Tre
         });
     }
     let mut injection = report.injection;
-    injection.warnings.extend(launcher::warnings(host, &report.image, report.host.as_ref()));
+    injection.warnings.extend(match &report.host {
+        Some(bound) => launcher::with_mpi(host, bound, &report.linked, &given),
+        None => launcher::warnings(host, &report.image, None),
+    });
     Ok(injection)
 }
 
@@ -119,23 +157,39 @@ pub fn plan_mpi(request: &Request<'_>, host: &Host, config: &Config, image: &Tre
 /// # Errors
 /// A file cannot be read; a path that is asked for has no MPI.
 pub fn examine(
-    asked: &(Asked, Because),
+    asked: &Asked,
     program: Option<&Path>,
     host: &Host,
     config: &Config,
     image: &Tree,
 ) -> Result<Report> {
-    let (asked, because) = asked;
+    let Asked { what, because, glibc } = asked;
     let of_host = host_place(host)?;
     let of_image = image_place(image, &host.machine)?;
     let found = find::image_mpis(&of_image, image, program, host)?;
-    if *asked == Asked::Libfabric {
-        let (verdict, injection) = fabric::bring_libfabric(host, &of_host, &of_image, because)?;
-        return Ok(Report { host: None, image: found.mpis, program: found.needs, verdict, injection });
+    let linked = found.program.as_ref().map_or(Vec::new(), |(program, _)| program.elf.needed.clone());
+    let fabric = match found.mpis.first() {
+        Some(mpi) => expect::fabric(host, &of_image, &mpi.library)?,
+        None => None,
+    };
+    let report = |mpi, found: InImage, (verdict, injection)| Report {
+        host: mpi,
+        image: found.mpis,
+        program: found.needs,
+        program_seen: found.seen,
+        linked,
+        fabric,
+        verdict,
+        injection,
+    };
+    let places = (host, &of_host, &of_image);
+    if *what == What::Libfabric {
+        let brought = fabric::bring_libfabric(places, because, *glibc)?;
+        return Ok(report(None, found, brought));
     }
     let wanted = Wanted {
-        path: match (asked, &config.mpi) {
-            (Asked::At(path), _) => Some((host_path(path, host, because)?, because.clone())),
+        path: match (what, &config.mpi) {
+            (What::At(path), _) => Some((host_path(path, host, because)?, because.clone())),
             (_, Some(path)) => Some((path.clone(), Because::Config)),
             _ => None,
         },
@@ -144,9 +198,12 @@ pub fn examine(
     };
     let of_the_host = find::host_mpi(host, &of_host, &wanted)?;
     let verdict = decide::decide(&of_the_host, &found, (&of_host, &of_image))?;
-    let (verdict, injection) = match (&of_the_host.mpi, verdict.refusal.is_none()) {
-        (Some(mpi), true) => bring::bring(mpi, &found, (host, &of_host, &of_image), because, verdict)?,
+    let brought = match (&of_the_host.mpi, verdict.refusal.is_none()) {
+        (Some(mpi), true) => {
+            let taken = Taken::new(places, because, &found.more).with_glibc(*glibc);
+            bring::bring(mpi, taken, verdict)?
+        }
         _ => (verdict, Injection::default()),
     };
-    Ok(Report { host: of_the_host.mpi, image: found.mpis, program: found.needs, verdict, injection })
+    Ok(report(of_the_host.mpi, found, brought))
 }

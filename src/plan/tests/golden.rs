@@ -94,6 +94,7 @@ const CASES: &[Case] = &[
     case("overlay",            "exec --overlay /overlay a.sif true"),
     case("overlay-ro",         "exec --overlay /overlay/lower:ro --overlay /overlay a.sif true"),
     case("mpi",                "exec --mpi --contain a.sif true"),
+    case("mpi-glibc",          "exec --mpi --mpi-glibc a.sif true"),
     case("writable",           "exec --writable sandbox true"),
     case("made-on-host",       "exec --bind /data/in:/tmp/job/in,/data/file:/home/ada/new/file --scratch /tmp/fast a.sif true"),
     case("dns",                "exec --dns 192.0.2.1,2001:db8::1 a.sif true"),

@@ -1,5 +1,7 @@
 //! The host's MPI on made-up hosts and images: what is found, what is decided, what is brought in and what is refused.
 
+mod expect;
+
 use super::*;
 use crate::elf::made::Made;
 
@@ -334,4 +336,121 @@ fn libfabric_alone_brings_providers_or_the_library() {
         ["/opt/net < /opt/net", "/.singularity.d/libs/libcxi.so.1 < /usr/lib/libcxi.so.1"]
     );
     assert!(plan.process.env.iter().any(|(name, value)| name == "FI_PROVIDER_PATH" && value == "/opt/net"));
+}
+
+/// The loader and the C library of a host or an image, up to this version.
+fn glibc<'a>(versions: &'a [&'a str]) -> [(&'static str, Made<'a>); 3] {
+    let of = |soname| Made { soname, needed: &[], requires: &[], defines: versions, ..PLAIN };
+    let loader = "ld-linux-x86-64.so.2";
+    [
+        ("lib64/ld-linux-x86-64.so.2", of(loader)),
+        ("usr/lib/libc.so.6", of("libc.so.6")),
+        ("usr/lib/libm.so.6", of("libm.so.6")),
+    ]
+}
+
+const OLDER: &[&str] = &["GLIBC_2.34", "GLIBC_2.36"];
+const NEWER: &[&str] = &["GLIBC_2.34", "GLIBC_2.36", "GLIBC_2.38", "GLIBC_2.41"];
+
+#[test]
+fn the_hosts_c_library_comes_whole_where_it_is_newer_needed_and_asked_for() {
+    let world = || {
+        let world = open_mpi_world();
+        world.put_on_host("usr/lib/libmpi.so.40.30.4", &Made { requires: NEW, ..OPEN_MPI });
+        for (path, made) in glibc(NEWER) {
+            world.put_on_host(path, &made);
+        }
+        for (path, made) in glibc(OLDER) {
+            world.put_in_image(path, &made);
+        }
+        fill(world.host_files.path(), &["usr/lib/gconv/"]);
+        world
+    };
+    let mut asked = world();
+    assert!(asked.refusal().1.contains("--mpi-glibc"), "{}", asked.refusal().1);
+    asked.flags.mpi_glibc = true;
+    let lines = brought(&asked.plan().unwrap());
+    for line in [
+        "/lib64/ld-linux-x86-64.so.2 < /lib64/ld-linux-x86-64.so.2",
+        "/usr/lib/libc.so.6 < /usr/lib/libc.so.6",
+        "/usr/lib/libm.so.6 < /usr/lib/libm.so.6",
+        "/usr/lib/gconv < /usr/lib/gconv",
+        "/usr/lib/libmpi.so.40.20.1 < /usr/lib/libmpi.so.40.30.4",
+    ] {
+        assert!(lines.contains(&line.to_owned()), "{line}: {lines:#?}");
+    }
+    // Not needed: nothing of it comes.
+    asked.put_on_host("usr/lib/libmpi.so.40.30.4", &OPEN_MPI);
+    assert!(brought(&asked.plan().unwrap()).iter().all(|line| !line.contains("libc.so.6")));
+    // Not newer: it would be a step back for the image's own programs.
+    let mut same = world();
+    same.flags.mpi_glibc = true;
+    for (path, made) in glibc(OLDER) {
+        same.put_on_host(path, &made);
+    }
+    assert_eq!(
+        same.refusal().0,
+        "\"/images/a.sif\": libmpi.so.40 needs GLIBC_2.38 of libc.so.6, and that of the image ends at GLIBC_2.36; the image's \
+         C library (GLIBC_2.36) is not older than the host's (GLIBC_2.36)"
+    );
+    // Without its loader it would be half of a C library.
+    let mut half = world();
+    half.flags.mpi_glibc = true;
+    fs::remove_file(half.image_files.path().join("lib64/ld-linux-x86-64.so.2")).unwrap();
+    assert!(half.refusal().0.ends_with("the loader of host or image is not where it usually is"));
+}
+
+#[test]
+fn programs_of_the_mpi_5_interface_get_a_library_of_that_interface_alone() {
+    let mut world = open_mpi_world();
+    let abi = Made { soname: "libmpi_abi.so.0", symbols: &["MPI_Init", "MPI_Send"], ..PLAIN };
+    world.put_in_image("opt/mpich/lib/libmpi_abi.so.0", &abi);
+    world.put_in_image("usr/bin/solver", &Made { needed: &["libmpi_abi.so.0", "libc.so.6"], ..PLAIN });
+    world.words = vec!["solver".into()];
+    assert_eq!(
+        world.refusal().0,
+        "\"/images/a.sif\": the program needs libmpi_abi.so.0, the interface of MPI 5, and the host's is Open MPI 4.1.4"
+    );
+    world.put_on_host("opt/open-mpi-6/lib/libmpi_abi.so.0", &abi);
+    world.flags.mpi = Some("/opt/open-mpi-6".into());
+    let brought = brought(&world.plan().unwrap());
+    assert_eq!(
+        brought,
+        [
+            "/opt/mpich/lib/libmpi_abi.so.0 < /opt/open-mpi-6/lib/libmpi_abi.so.0",
+            "/opt/open-mpi-6 < /opt/open-mpi-6"
+        ]
+    );
+}
+
+#[test]
+fn the_mpi_of_a_loaded_module_comes_before_that_of_the_path() {
+    for variable in ["MPI_HOME", "CRAY_MPICH_DIR", "I_MPI_ROOT", "EBROOTOPENMPI"] {
+        let world = open_mpi_world();
+        world.put_on_host("opt/module/lib/libmpi.so.40", &OPEN_MPI);
+        let world = world.with(&[("PATH", "/usr/bin"), (variable, "/opt/module")]);
+        let brought = brought(&world.plan().unwrap());
+        assert_eq!(brought[0], "/usr/lib/libmpi.so.40.20.1 < /opt/module/lib/libmpi.so.40", "{variable}");
+    }
+}
+
+#[test]
+fn ranks_with_a_dev_of_their_own_have_the_devices_of_every_fabric() {
+    let devices = ["dev/infiniband/", "dev/cxi0", "dev/xpmem", "dev/knem", "dev/hfi1_0", "dev/null"];
+    let shown = |world: &World| -> Vec<String> {
+        let plan = world.plan().unwrap();
+        let targets = plan.mounts.iter().map(|mount| mount.target.0.display().to_string());
+        let fabric = |path: &String| devices[..5].iter().any(|one| path[1..] == *one.trim_end_matches('/'));
+        targets.filter(fabric).collect()
+    };
+    let mut world = open_mpi_world();
+    fill(world.host_files.path(), &devices);
+    world.flags.files.contain = true;
+    let all = ["/dev/cxi0", "/dev/hfi1_0", "/dev/infiniband", "/dev/knem", "/dev/xpmem"];
+    assert_eq!(shown(&world), all);
+    // The image's own MPI, started by a launcher; not for a program by itself.
+    world.flags.mpi = None;
+    assert!(shown(&world).is_empty());
+    let world = world.with(&[("PALS_RANKID", "3"), ("PALS_APID", "a")]);
+    assert_eq!(shown(&world), all);
 }
