@@ -230,18 +230,18 @@ def row_many(rounds):
     return {"skiff": table}
 
 
-def readers(rounds, tree, script, names):
-    """The same script in the root of an image, shown by skiff, squashfuse_ll and the kernel."""
+def readers(rounds, tree, script, names, others=()):
+    """The same script in the root of an image, shown by skiff, squashfuse_ll and the kernel; and in other directories."""
     squashfs = image(tree, "sqfs")
     script = "TIMEFORMAT=%R\n" + script
 
-    def in_mount():
-        return phases(["bash", "-c", f"cd {MOUNT} || exit 1\n{script}"], names)
+    def in_directory(directory):
+        return phases(["bash", "-c", f"cd {directory} || exit 1\n{script}"], names)
 
     def squashfuse():
         subprocess.run(["squashfuse_ll", squashfs, MOUNT], env=ENVIRONMENT, check=True)
         try:
-            return in_mount()
+            return in_directory(MOUNT)
         finally:
             subprocess.run(["fusermount3", "-u", MOUNT], env=ENVIRONMENT, check=True)
 
@@ -249,13 +249,23 @@ def readers(rounds, tree, script, names):
         ("skiff", wait_for_servers, lambda: phases([SKIFF, "exec", squashfs, "bash", "-c", f"cd /\n{script}"], names), None),
         ("squashfuse_ll", None, squashfuse, None),
         ("kernel", lambda: subprocess.run(["mount", "-t", "squashfs", "-o", "loop,ro", squashfs, MOUNT], check=True),
-         in_mount, lambda: subprocess.run(["umount", MOUNT], check=True)),
+         lambda: in_directory(MOUNT), lambda: subprocess.run(["umount", MOUNT], check=True)),
+        *((name, None, lambda directory=directory: in_directory(directory), None) for name, directory in others),
     ])
 
 
 def row_find(rounds):
     walk = "time find . -xdev -ls >/dev/null\n"
-    return readers(rounds, "py", walk + walk, ["cold", "warm"])
+    # What a walk takes where no file system has anything to do: names and attributes are in the kernel's caches.
+    memory = f"{WORK}/memory"
+    os.makedirs(memory, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", memory], check=True)
+    try:
+        subprocess.run(["cp", "-a", f"{TREES}/py", memory], check=True)
+        return readers(rounds, "py", walk + walk, ["cold", "warm"], [("tmpfs", f"{memory}/py")])
+    finally:
+        subprocess.run(["umount", memory], check=True)
+        os.rmdir(memory)
 
 
 def row_tar(rounds):
