@@ -4,6 +4,7 @@ own: root mounts the kernel's squashfs and watches processes; every timed comman
 A row is a list of contestants; each round runs each of them once. A contestant is (name, before, run, after):
 `before` and `after` as root (or None), `run` in a process of the ordinary user, giving {metric: number}."""
 
+import contextlib
 import glob
 import json
 import os
@@ -186,6 +187,18 @@ def image(tree, ending):
 
 # Rows
 
+@contextlib.contextmanager
+def in_memory(directory):
+    """A directory that is a file system of its own, in memory, as long as it is used."""
+    os.makedirs(directory, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", directory], check=True)
+        os.rmdir(directory)
+
+
 def row_first(rounds):
     sif, squashfs = image("small", "sif"), image("small", "sqfs")
     return contest(rounds, [
@@ -257,15 +270,9 @@ def readers(rounds, tree, script, names, others=()):
 def row_find(rounds):
     walk = "time find . -xdev -ls >/dev/null\n"
     # What a walk takes where no file system has anything to do: names and attributes are in the kernel's caches.
-    memory = f"{WORK}/memory"
-    os.makedirs(memory, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", memory], check=True)
-    try:
+    with in_memory(f"{WORK}/memory") as memory:
         subprocess.run(["cp", "-a", f"{TREES}/py", memory], check=True)
         return readers(rounds, "py", walk + walk, ["cold", "warm"], [("tmpfs", f"{memory}/py")])
-    finally:
-        subprocess.run(["umount", memory], check=True)
-        os.rmdir(memory)
 
 
 def row_tar(rounds):
@@ -364,23 +371,18 @@ def row_disk(rounds):
     new = 300 << 20
 
     def write():
-        shutil.rmtree(place, ignore_errors=True)
         for name in ["tmp", "cache", "out"]:
+            shutil.rmtree(f"{place}/{name}", ignore_errors=True)
             os.makedirs(f"{place}/{name}")
             shutil.chown(f"{place}/{name}", USER.pw_uid, USER.pw_gid)
         with open(f"{place}/new.def", "w") as file:
             file.write(f"Bootstrap: localimage\nFrom: {image('small', 'sif')}\n\n%post\n"
                        f"    head -c {new} /dev/urandom | split -b 1M - /opt/new.\n")
 
-    def used(directory):
-        total = 0
-        for parent, _, files in os.walk(directory):
-            for file in files:
-                try:
-                    total += os.lstat(f"{parent}/{file}").st_blocks * 512
-                except FileNotFoundError:
-                    pass
-        return total
+    def used():
+        """Of the whole file system: files without a name count as well, and none is counted twice while it moves."""
+        now = os.statvfs(place)
+        return (now.f_blocks - now.f_bfree) * now.f_frsize
 
     def build(*flags):
         def run():
@@ -390,15 +392,16 @@ def row_disk(rounds):
                                      stderr=subprocess.DEVNULL)
             peak = 0
             while child.poll() is None:
-                peak = max(peak, sum(used(f"{place}/{name}") for name in ["tmp", "cache", "out"]))
+                peak = max(peak, used())
                 time.sleep(0.02)
             if child.returncode:
                 raise RuntimeError(f"{' '.join(command)}: status {child.returncode}")
             return {"bytes": peak, "needed": new + os.path.getsize(out)}
         return run
 
-    table = contest(rounds, [("skiff", write, build(), None), ("skiff, no cache", write, build("--disable-cache"), None)])
-    shutil.rmtree(place, ignore_errors=True)
+    contestants = [("skiff", write, build(), None), ("skiff, no cache", write, build("--disable-cache"), None)]
+    with in_memory(place):
+        table = contest(rounds, contestants)
     for figures in list(table.values()):
         table["new files and output"] = {"bytes": figures.pop("needed")}
     return table
