@@ -18,7 +18,7 @@ use super::worker::{Answer, Options};
 use super::{Owner, wire::RequestHeader, xattrs};
 use crate::error::Result;
 use crate::image::source::Source;
-use crate::image::squashfs::{Block, Content, Inode, InodeRef, OpenOptions, Squashfs};
+use crate::image::squashfs::{Block, Content, Inode, InodeRef, OpenOptions, Part, Squashfs};
 
 /// Memory for decoded data, in bytes. With the metadata below it and two processes' own needs, the server stays
 /// under 64 MiB.
@@ -311,17 +311,15 @@ fn read(image: &Squashfs, node: u64, request: &[u8], answer: &mut Answer) -> Res
     while at < end {
         let from = at % block_bytes;
         let to = (end - at + from).min(block_bytes);
-        if let Some(position) = image.stored(&inode, at / block_bytes).map_err(|_| libc::EIO)? {
-            let part = answer.put_stored((to - from) as usize);
-            image.read_stored(position + from, part).map_err(|_| libc::EIO)?;
-            at += to - from;
-            continue;
-        }
-        match image.block(&inode, at / block_bytes).map_err(|_| libc::EIO)? {
-            Block::Hole(_) => answer.put_zeroes((to - from) as usize),
+        match image.part(&inode, at / block_bytes).map_err(|_| libc::EIO)? {
+            Part::Stored(position) => {
+                let room = answer.put_stored((to - from) as usize);
+                image.read_stored(position + from, room).map_err(|_| libc::EIO)?;
+            }
+            Part::Block(Block::Hole(_)) => answer.put_zeroes((to - from) as usize),
             // A block shorter than its file says would shift all that follows.
-            Block::Data(bytes) if (bytes.len() as u64) < to => return Err(libc::EIO),
-            Block::Data(bytes) => answer.put_cached(bytes.slice(from as usize, to as usize)),
+            Part::Block(Block::Data(bytes)) if (bytes.len() as u64) < to => return Err(libc::EIO),
+            Part::Block(Block::Data(bytes)) => answer.put_cached(bytes.slice(from as usize, to as usize)),
         }
         at += to - from;
     }

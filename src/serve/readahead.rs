@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::follow::Follow;
 use super::store::Storer;
-use crate::image::squashfs::{Block, Content, Inode, Squashfs};
+use crate::image::squashfs::{Block, Content, Inode, Part, Squashfs};
 
 /// Files whose last read is remembered.
 const REMEMBERED: usize = 64;
@@ -139,8 +139,7 @@ pub fn give_way() {
 
 /// Whether the file is an ELF file that has to be decoded; its first block was just read.
 fn is_program(image: &Squashfs, inode: &Inode) -> bool {
-    let is_stored = matches!(image.stored(inode, 0), Ok(Some(_)));
-    !is_stored && matches!(image.block(inode, 0), Ok(Block::Data(bytes)) if bytes.starts_with(b"\x7fELF"))
+    matches!(image.part(inode, 0), Ok(Part::Block(Block::Data(bytes))) if bytes.starts_with(b"\x7fELF"))
 }
 
 fn fragment_of(inode: &Inode) -> Option<u32> {

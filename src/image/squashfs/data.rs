@@ -129,6 +129,15 @@ impl Block {
     }
 }
 
+/// A block as it is best read.
+#[derive(Debug)]
+pub enum Part {
+    /// It is stored as it is: where it begins in the image.
+    Stored(u64),
+    /// Decoded, or a hole.
+    Block(Block),
+}
+
 /// Decoded bytes, shared with the cache: cloning and slicing copy nothing.
 #[derive(Clone)]
 pub struct Bytes {
@@ -226,7 +235,36 @@ impl Squashfs {
         if length == 0 {
             return Ok(Block::Hole(0));
         }
-        let (origin, start) = self.origin(file, index, length)?;
+        let origin = self.origin(file, index, length)?;
+        self.decode(file, (index, length), origin)
+    }
+
+    /// The same, but for a block that is stored as it is, and not in a fragment: that is left where it lies
+    /// ([`Squashfs::read_stored`]), since in the cache it would only take the place of one that was decoded.
+    pub fn part(&self, file: &Inode, index: u64) -> Result<Part> {
+        let length = self.block_length(file, index)?;
+        if length == 0 {
+            return Ok(Part::Block(Block::Hole(0)));
+        }
+        let origin = self.origin(file, index, length)?;
+        match origin.0 {
+            // Anything else about it that is wrong is found where blocks are decoded.
+            Origin::Stored { position, word, .. }
+                if word == length as u32 | UNCOMPRESSED && index < self.blocks_of(file)?.blocks.count =>
+            {
+                Ok(Part::Stored(position))
+            }
+            _ => self.decode(file, (index, length), origin).map(Part::Block),
+        }
+    }
+
+    /// A block by where it comes from, out of the cache or into it.
+    fn decode(
+        &self,
+        file: &Inode,
+        (index, length): (u64, usize),
+        (origin, start): (Origin, usize),
+    ) -> Result<Block> {
         let Origin::Stored { position, word, room } = origin else { return Ok(Block::Hole(length)) };
         let buffer = match self.data.get(&(position, word)) {
             Some(buffer) => buffer,
@@ -293,22 +331,6 @@ impl Squashfs {
         let (position, word) = self.fragment_entry(index)?;
         let room = self.superblock.block_size as usize;
         self.data.load_ahead((position, word), || self.load_data(position, word, room))
-    }
-
-    /// Where block `index` of a file lies in the image if it is stored as it is, and not in a fragment. It is read
-    /// from there ([`Squashfs::read_stored`]): in the cache it would only take the place of one that was decoded.
-    pub fn stored(&self, file: &Inode, index: u64) -> Result<Option<u64>> {
-        let length = self.block_length(file, index)?;
-        if length == 0 || index >= self.blocks_of(file)?.blocks.count {
-            return Ok(None);
-        }
-        match self.origin(file, index, length)?.0 {
-            // Anything else about it that is wrong is found where blocks are decoded.
-            Origin::Stored { position, word, .. } if word == length as u32 | UNCOMPRESSED => {
-                Ok(Some(position))
-            }
-            _ => Ok(None),
-        }
     }
 
     /// Fills `buf` from the image as it is.

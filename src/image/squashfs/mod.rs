@@ -26,7 +26,7 @@ mod walk;
 mod xattr;
 
 pub use codec::Compressor;
-pub use data::{Block, Bytes, FileData};
+pub use data::{Block, Bytes, FileData, Part};
 pub use dir::{DirEntry, Listing};
 pub use inode::{Content, FileKind, Inode, InodeRef};
 pub use stored::{StoredBlock, Tail};
