@@ -42,7 +42,6 @@ pub use compress::{Compression, CompressionKind};
 pub use layers::{Layers, pack_layers};
 pub use marks::{device_number, is_mark};
 pub use pipeline::Halt;
-pub use plain::is_plain;
 pub use stream::{Content, Feed, Streamed, pack_stream};
 pub use tree::{NodeKind, Status, Tree};
 pub use xattr::{XattrSet, is_kept};

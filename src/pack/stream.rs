@@ -10,6 +10,7 @@
 //! image as bytes that no file has.
 
 use super::pipeline::{Chunk, Halt, Pipeline};
+use super::plain::is_plain;
 use super::tree::Tree;
 use super::units::{FileEntry, LargeFile, Origin, Unit, UnitJob};
 use super::walk::Walked;
@@ -62,15 +63,16 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Takes the next content: `size` bytes, at least one, stored as they are if `plain`
-    /// ([`super::is_plain`]). `fill` is called with buffers until it has put all
+    /// Takes the next content: `size` bytes, at least one. `names` are those of a file that has it, from its own up to
+    /// the root: they tell whether it is stored as it is ([`super::plain`]). `fill` is called with buffers until it has put all
     /// of them there, and fills each whole.
     ///
     /// # Errors
     /// Those of `fill`; more contents than an image can have; a stop from elsewhere.
-    pub fn give(
+    pub fn give<'n>(
         &mut self,
-        (size, plain): (u64, bool),
+        size: u64,
+        names: impl Iterator<Item = &'n [u8]>,
         fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<Content, Halt> {
         let number = self.contents;
@@ -80,7 +82,7 @@ impl<'a> Feed<'a> {
         let progress = self.pipeline.progress;
         progress.entries_found.fetch_add(1, Ordering::Relaxed);
         progress.bytes_found.fetch_add(size, Ordering::Relaxed);
-        let entry = FileEntry { node: number, size, plain, origin: Origin::Stream };
+        let entry = FileEntry { node: number, size, plain: is_plain(names), origin: Origin::Stream };
         if entry.is_small(self.block_bytes) {
             self.give_small(entry, fill)?
         } else {

@@ -24,7 +24,7 @@ pub use entry::plain as plain_path;
 
 use super::{Addition, Blob};
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::pack::{self, Content, Feed, Halt, PackOptions, PackSummary, Progress, Streamed, is_plain};
+use crate::pack::{self, Content, Feed, Halt, PackOptions, PackSummary, Progress, Streamed};
 use decode::Decoded;
 use entry::{Entry, Name, What, meaning, names};
 use hidden::Hidden;
@@ -182,8 +182,7 @@ fn give_content(
     size: u64,
     feed: &mut Feed<'_>,
 ) -> Result<Content, Halt> {
-    let plain = is_plain(names(&entry.path).rev());
-    feed.give((size, plain), &mut |buffer| {
+    feed.give(size, names(&entry.path).rev(), &mut |buffer| {
         entries.fill(buffer).map_err(|error| entry::wrong(&entry.path, "cannot read it").because(error))
     })
 }

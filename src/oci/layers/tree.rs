@@ -4,7 +4,7 @@ use super::super::{Added, Addition};
 use super::entry::{Attributes, names, wrong};
 use super::merge::{Data, Inode, Kind, Merged};
 use crate::error::{Error, Result};
-use crate::pack::{Feed, Halt, NodeKind, PackOptions, Status, Streamed, is_plain};
+use crate::pack::{Feed, Halt, NodeKind, PackOptions, Status, Streamed};
 use std::collections::{BTreeMap, HashMap};
 
 /// Adds a file that the layers do not have, or have otherwise.
@@ -23,8 +23,7 @@ pub fn add(merged: &mut Merged, addition: &Addition, feed: &mut Feed<'_>) -> Res
         Added::File(mode, content) if content.is_empty() => (*mode, Kind::Regular(0, Data::Empty)),
         Added::File(mode, content) => {
             let mut rest = content.as_slice();
-            let plain = is_plain(names(&addition.path).rev());
-            let packed = feed.give((content.len() as u64, plain), &mut |buffer| {
+            let packed = feed.give(content.len() as u64, names(&addition.path).rev(), &mut |buffer| {
                 let (piece, after) = rest.split_at_checked(buffer.len()).unwrap_or_default();
                 buffer.copy_from_slice(piece);
                 rest = after;
