@@ -322,25 +322,29 @@ pub fn become_server(keep: &[BorrowedFd<'_>], name: &CStr) {
 
 /// Lets this process run on every processor of its cpuset, whatever affinity it inherited.
 pub fn widen_affinity() {
-    let all = [!0_u64; 1024 / 64];
-    // SAFETY: the mask is valid for the length given. The kernel intersects it with the cpuset; failure leaves the
-    // inherited mask, with which the server is slower but right.
-    unsafe { libc::sched_setaffinity(0, size_of_val(&all), all.as_ptr().cast()) };
+    allow_processors(0, None);
 }
 
 /// Moves a process that was just forked to another processor than the caller's, where there is one: the scheduler may
 /// leave it in the queue behind the caller, who would then wait for what it is to do meanwhile.
 pub fn move_away(child: libc::pid_t) {
-    let mut all = [!0_u64; 1024 / 64];
-    // SAFETY: sched_getcpu takes nothing; the mask is valid for the length given, and the kernel intersects it with
-    // the cpuset. It refuses an empty one, and then the child stays where it is.
-    unsafe {
-        let here = libc::sched_getcpu();
-        if let Some(word) = usize::try_from(here).ok().and_then(|here| all.get_mut(here / 64)) {
-            *word &= !(1 << (here % 64));
-            libc::sched_setaffinity(child, size_of_val(&all), all.as_ptr().cast());
-        }
+    // SAFETY: sched_getcpu takes nothing.
+    if let Ok(here) = usize::try_from(unsafe { libc::sched_getcpu() }) {
+        allow_processors(child, Some(here));
     }
+}
+
+/// Lets a process (0: this one) run on every processor of its cpuset but one.
+fn allow_processors(process: libc::pid_t, without: Option<usize>) {
+    let mut all = [!0_u64; 1024 / 64];
+    if let Some((processor, word)) =
+        without.and_then(|processor| Some((processor, all.get_mut(processor / 64)?)))
+    {
+        *word &= !(1 << (processor % 64));
+    }
+    // SAFETY: the mask is valid for the length given. The kernel intersects it with the cpuset, and refuses an empty
+    // one; failure leaves the mask that was, with which a server is slower but right.
+    unsafe { libc::sched_setaffinity(process, size_of_val(&all), all.as_ptr().cast()) };
 }
 
 /// Keeps the allocator of a long-lived server small and its blocks reused: buffers of a data block (128 KiB and
