@@ -10,9 +10,10 @@ use super::place::{Library, Place};
 use super::read::Elf;
 use crate::error::Result;
 
-/// The libraries of the C library itself. They fit one another and the loader, and never come from elsewhere alone.
-const LIBC: &[&str] = &[
-    "libc.so.6",
+/// What glibc is known by.
+pub const LIBC: &str = "libc.so.6";
+/// The rest of glibc, but for its loader. Some are empty in newer ones, and programs of older images need them by name.
+pub const BESIDE_LIBC: &[&str] = &[
     "libm.so.6",
     "libmvec.so.1",
     "libpthread.so.0",
@@ -20,18 +21,22 @@ const LIBC: &[&str] = &[
     "librt.so.1",
     "libresolv.so.2",
     "libutil.so.1",
-    "libnsl.so.1",
     "libanl.so.1",
     "libBrokenLocale.so.1",
     "libthread_db.so.1",
-    "libcrypt.so.1",
+    "libnsl.so.1",
     "libnss_files.so.2",
     "libnss_dns.so.2",
 ];
+/// Hashes of passwords: glibc's once, and a library of its own since, which a newer glibc does without.
+const LIBCRYPT: &str = "libcrypt.so.1";
 
-/// Whether a library belongs to the C library, or is the loader.
+/// Whether a library belongs to the C library, or is the loader. They fit one another, and never come from elsewhere
+/// alone.
 pub fn is_libc(name: &str) -> bool {
-    LIBC.contains(&name)
+    name == LIBC
+        || name == LIBCRYPT
+        || BESIDE_LIBC.contains(&name)
         || name.starts_with("ld-linux")
         || name.starts_with("ld64.so")
         || name.starts_with("ld.so")

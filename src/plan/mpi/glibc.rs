@@ -5,15 +5,14 @@
 //! It comes only where it is asked for, is needed, and is newer, and never to musl.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use super::bring::Taken;
-use crate::elf::check::{newest, numbers};
+use crate::elf::check::{BESIDE_LIBC, LIBC, newest, numbers};
 use crate::elf::{Library, Platform};
 use crate::error::Result;
 use crate::plan::inject::Place as Where;
 
-/// What glibc is known by.
-const LIBC: &str = "libc.so.6";
 /// The loaders, one of which a machine has.
 const LOADERS: &[&str] = &[
     "ld-linux-x86-64.so.2",
@@ -22,24 +21,8 @@ const LOADERS: &[&str] = &[
     "ld64.so.1",
     "ld-linux-riscv64-lp64d.so.1",
 ];
-/// The rest of glibc. Some are empty in newer ones, and programs of older images need them by name.
-const OTHERS: &[&str] = &[
-    "libm.so.6",
-    "libmvec.so.1",
-    "libpthread.so.0",
-    "libdl.so.2",
-    "librt.so.1",
-    "libresolv.so.2",
-    "libutil.so.1",
-    "libanl.so.1",
-    "libBrokenLocale.so.1",
-    "libthread_db.so.1",
-    "libnsl.so.1",
-    "libnss_files.so.2",
-    "libnss_dns.so.2",
-    "libnss_compat.so.2",
-    "libnss_hesiod.so.2",
-];
+/// What looks names up in further ways. No library needs them by name; programs load them.
+const LOOKUPS: &[&str] = &["libnss_compat.so.2", "libnss_hesiod.so.2"];
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,19 +52,12 @@ impl Taken<'_, '_> {
         if numbers(&new) <= numbers(&old) {
             return stays(&format!("the image's C library ({old}) is not older than the host's ({new})"));
         }
-        let mut loader = None;
-        for name in LOADERS {
-            let both = (self.of_host.find(name, platform, None)?, self.of_image.find(name, platform, None)?);
-            if let (Some(found), Some(_)) = both {
-                loader = loader.or(Some((*name, found)));
-            }
-        }
-        let Some((name, found)) = loader else {
+        let Some((name, loader)) = self.common_loader(platform)? else {
             return stays("the loader of host or image is not where it usually is");
         };
-        self.take_named(name, &found)?;
+        self.take_named(name, &loader)?;
         self.take_named(LIBC, &ours)?;
-        for name in OTHERS {
+        for name in BESIDE_LIBC.iter().chain(LOOKUPS) {
             if let Some(found) = self.of_host.find(name, platform, None)? {
                 self.take_named(name, &found)?;
             }
@@ -90,6 +66,18 @@ impl Taken<'_, '_> {
             self.injection.add(modules, Where::Same, self.because);
         }
         Ok(Glibc::Comes(new, old))
+    }
+
+    /// The loader that host and image have by one name: the host's.
+    fn common_loader(&self, platform: Platform) -> Result<Option<(&'static str, Rc<Library>)>> {
+        for name in LOADERS {
+            if let Some(found) = self.of_host.find(name, platform, None)?
+                && self.of_image.find(name, platform, None)?.is_some()
+            {
+                return Ok(Some((name, found)));
+            }
+        }
+        Ok(None)
     }
 }
 
