@@ -8,6 +8,7 @@ use crate::host::Host;
 use crate::host::gpu::{Gpus, Vendor, nvidia_module};
 use crate::host::parallel::DEVICES;
 use crate::plan::gpu::expect::cuda_of;
+use crate::plan::mpi::expect::SHARED_BYTES;
 use crate::plan::mpi::find;
 
 const PARALLEL: &str = "MPI and GPUs";
@@ -103,7 +104,7 @@ fn single_copy(host: &Host) -> Check {
 }
 
 /// What Open MPI and MPICH take of it for sixteen ranks.
-const LITTLE_SHARED: u64 = 64 << 20;
+const LITTLE_SHARED: u64 = 16 * SHARED_BYTES;
 
 fn shared_memory(host: &Host) -> Option<Check> {
     let free = host.directory(Path::new("/dev/shm")).ok()?.free;
@@ -119,7 +120,8 @@ fn gpus(host: &Host) -> Vec<Check> {
     let numbered = |names: Vec<String>| {
         names.into_iter().filter(|name| name.ends_with(|end: char| end.is_ascii_digit())).count()
     };
-    let of = |vendor| Gpus::probe(host).gpus.into_iter().filter(move |gpu| gpu.vendor == vendor).count();
+    let seen = Gpus::probe(host).gpus;
+    let of = |vendor| seen.iter().filter(|gpu| gpu.vendor == vendor).count();
     let nvidia = numbered(host.names(Path::new("/dev"), "nvidia"));
     match (nvidia_module(host), nvidia) {
         (None, 0) => {}

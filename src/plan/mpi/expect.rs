@@ -82,7 +82,7 @@ pub fn unused_fabric(host: &Host, of_image: &Place<'_>, mpi: &Mpi) -> Result<Opt
 }
 
 /// What Open MPI and MPICH take of /dev/shm for each rank, at least.
-const SHARED_BYTES: u64 = 4 << 20;
+pub const SHARED_BYTES: u64 = 4 << 20;
 const SHARED: &str = "/dev/shm";
 
 /// That the ranks of this node have too little memory to share.
@@ -103,10 +103,11 @@ fn too_little(free: u64, here: u64) -> Option<String> {
 
 /// That Cray MPICH is told of GPUs and lacks the part for them. `needed` is what the program was linked with.
 pub fn without_gpu_transport(host: &Host, mpi: &Mpi, needed: &[String], given: Given<'_>) -> Option<String> {
-    let told = given("MPICH_GPU_SUPPORT_ENABLED").is_some_and(|value| value == "1");
-    let preloads = given("LD_PRELOAD").unwrap_or_default().to_string_lossy().contains("libmpi_gtl");
+    let told = || given("MPICH_GPU_SUPPORT_ENABLED").is_some_and(|value| value == "1");
+    let preloads = || given("LD_PRELOAD").unwrap_or_default().to_string_lossy().contains("libmpi_gtl");
     let linked = needed.iter().any(|name| name.starts_with("libmpi_gtl"));
-    if mpi.product != "Cray MPICH" || !told || preloads || linked {
+    // The flags and files that a variable may come from are read for this one MPI alone.
+    if mpi.product != "Cray MPICH" || linked || !told() || preloads() {
         return None;
     }
     let found = transports(host, &mpi.library.real);

@@ -22,7 +22,7 @@ use crate::image::Tree;
 use crate::plan::Because;
 use crate::plan::inject::{Injection, Place as Where};
 use crate::plan::libraries::image_place;
-use crate::plan::scheduler::{self, Scheduler};
+use crate::plan::scheduler;
 
 /// Variables that name directories of the host's MPI. An image's own looks for its plugins there, and finds none, or
 /// those of another version.
@@ -76,13 +76,13 @@ pub fn without_mpi(program: Option<&Path>, host: &Host, image: &Tree, given: Giv
             );
         }
     }
-    let scheduler = scheduler::read(host);
-    if scheduler.as_ref().is_some_and(Scheduler::has_several_ranks) {
+    let Some(scheduler) = scheduler::read(host) else { return Ok(injection) };
+    if scheduler.has_several_ranks() {
         // With a /dev of the container's own the image's MPI would find no fabric, and say nothing of it.
         let because = Because::Default("the fabric's devices, for ranks");
         bring::fabric_devices(host).into_iter().for_each(|path| injection.add(path, Where::Device, &because));
     }
-    if ranks(host) < 2 || !speaks_for_all(host) {
+    if scheduler.ranks.unwrap_or(1) < 2 || !scheduler.speaks_for_all() {
         return Ok(injection);
     }
     let begins = |name: &str| given(name).is_some_and(|mode| mode.as_encoded_bytes().starts_with(b"munge"));
