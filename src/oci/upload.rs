@@ -87,10 +87,10 @@ impl Read for Outgoing<'_> {
     }
 }
 
-/// What goes along with bytes from one place to another; all of them where the end is 0.
-fn headers(at: u64, end: u64) -> Vec<(&'static str, String)> {
+/// What goes along with bytes, from one place to another where they are not all of them.
+fn headers(range: Option<(u64, u64)>) -> Vec<(&'static str, String)> {
     let mut headers = vec![("content-type", "application/octet-stream".to_owned())];
-    if end > 0 {
+    if let Some((at, end)) = range {
         headers.push(("content-range", format!("{at}-{}", end - 1)));
     }
     headers
@@ -203,8 +203,11 @@ impl Registry<'_> {
             && blob.size.saturating_sub(upload.at) > piece
         {
             let end = upload.at.saturating_add(piece);
-            let ask =
-                Ask { method: Method::PATCH, headers: headers(upload.at, end), ..Ask::get(&upload.place) };
+            let ask = Ask {
+                method: Method::PATCH,
+                headers: headers(Some((upload.at, end))),
+                ..Ask::get(&upload.place)
+            };
             let response = self.send_piece(&ask, (blob, part), (upload.at, end))?;
             if !response.status().is_success() {
                 return Err(Trouble::Refused(self.refused(&ask.url, response, &what)));
@@ -215,10 +218,10 @@ impl Registry<'_> {
             upload.at = end;
         }
         let joint = if upload.place.contains('?') { '&' } else { '?' };
-        let range = if upload.at > 0 { blob.size } else { 0 };
+        let range = (upload.at > 0).then_some((upload.at, blob.size));
         let ask = Ask {
             method: Method::PUT,
-            headers: headers(upload.at, range),
+            headers: headers(range),
             ..Ask::get(format!("{}{joint}digest={}", upload.place, blob.digest))
         };
         let response = self.send_piece(&ask, (blob, part), (upload.at, blob.size))?;

@@ -96,20 +96,25 @@ pub fn fetch(args: &BuildArgs, named: &Reference, global: &Global) -> Result<()>
         true => None,
         false => session.parts(named)?,
     };
-    let sif = if parts.is_none() { Some(session.sif(named)?) } else { None };
-    catch_stop();
-    let (output, mut file) = NewFile::create(&args.target, args.force)?;
-    let described = match parts {
+    let begin = || {
+        catch_stop();
+        NewFile::create(&args.target, args.force)
+    };
+    let (output, file, described) = match parts {
         Some(parts) => {
+            let (output, file) = begin()?;
             let written = convert::write(&parts, &named.to_string(), &file, args, global);
             let packed = written.map_err(|error| output.explain(error))?;
             packed.warnings.lines().for_each(|line| warn(global, line));
-            packed.describe()
+            (output, file, packed.describe())
         }
         None => {
-            let mut sif = sif.ok_or_else(|| Error::new(Kind::Internal, "nothing was fetched"))?;
+            let mut sif = session.sif(named)?;
+            let (output, mut file) = begin()?;
             image::open(&sif.path)?;
-            amount(copy(&mut sif.file, &mut file, &args.target).map_err(|error| output.explain(error))?)
+            let bytes =
+                copy(&mut sif.file, &mut file, &args.target).map_err(|error| output.explain(error))?;
+            (output, file, amount(bytes))
         }
     };
     output.finish(&file)?;
