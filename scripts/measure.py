@@ -15,6 +15,7 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -199,7 +200,7 @@ class Memory:
     STEP = 256 << 20
 
     def __init__(self):
-        self.path, self.at = f"{WORK}/hole", 0
+        self.hole, self.at = None, 0
         self.size = 4 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     @staticmethod
@@ -207,20 +208,23 @@ class Memory:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
     def fill(self):
-        with open(self.path, "ab+", buffering=0) as hole:
-            os.truncate(hole.fileno(), self.size)
-            while True:
-                before = self.free()
-                hole.seek(self.at)
-                for _ in range(self.STEP >> 20):
-                    hole.read(1 << 20)
-                self.at = (self.at + self.STEP) % (self.size - self.STEP)
-                if self.free() > before - self.STEP // 2:
-                    return
+        if not self.hole:
+            # It has no name, so that nothing of it stays where a measurement fails.
+            self.hole = tempfile.TemporaryFile(dir=WORK, buffering=0)
+            self.hole.truncate(self.size)
+        while True:
+            before = self.free()
+            self.hole.seek(self.at)
+            for _ in range(self.STEP >> 20):
+                self.hole.read(1 << 20)
+            self.at = (self.at + self.STEP) % (self.size - self.STEP)
+            if self.free() > before - self.STEP // 2:
+                return
 
     def give_back(self):
-        if os.path.exists(self.path):
-            os.remove(self.path)
+        if self.hole:
+            self.hole.close()
+            self.hole = None
 
 
 MEMORY = Memory()
@@ -510,7 +514,6 @@ def main(table, more_versions=None):
             if row not in READERS:
                 MEMORY.give_back()
             raw["rows"][name] = row(quick if ORDER["quick"] else rounds)
-    MEMORY.give_back()
     with open(ORDER["result"], "w") as file:
         json.dump(raw, file, indent=1)
 

@@ -156,7 +156,7 @@ kernels often have `DECOMP_MULTI_PERCPU` and `FILE_DIRECT`, and are faster with 
 The trees are those of `scripts/trees`. All readers read the same image, made by mksquashfs with zstd level 3 and blocks
 of 128 KiB, from the page cache; "first" is on a fresh mount or a fresh server. skiff's figures include whatever its
 container adds; the others read in a bare mount. Before each of them all of memory is put to use by a file that is one
-hole, since a hypervisor takes free memory back, and giving it again, page by page, would cost as much as the reading.
+hole, since a hypervisor may take free memory back, and giving it again, page by page, cost as much as the reading.
 """
 
 

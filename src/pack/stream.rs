@@ -64,8 +64,8 @@ impl<'a> Feed<'a> {
     }
 
     /// Takes the next content: `size` bytes, at least one. `names` are those of a file that has it, from its own up to
-    /// the root: they tell whether it is stored as it is ([`super::plain`]). `fill` is called with buffers until it has put all
-    /// of them there, and fills each whole.
+    /// the root: they tell whether it is stored as it is ([`super::plain`]). `fill` is called with buffers until it has
+    /// put all of them there, and fills each whole.
     ///
     /// # Errors
     /// Those of `fill`; more contents than an image can have; a stop from elsewhere.
