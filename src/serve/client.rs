@@ -12,6 +12,7 @@ use super::unpacked::{self, Unpacked};
 use super::{Request, key};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::{self, Fork};
+use crate::sys::processors;
 
 /// Most threads that serve one image.
 const MOST_QUEUES: usize = 8;
@@ -118,7 +119,7 @@ fn start(request: Request, meeting_point: Option<(OwnedFd, Place)>) -> Result<Me
     match process::fork_silently().context(Kind::Host, trying)? {
         Fork::Parent(between) => {
             // The server widens what it may run on again.
-            process::move_away(between);
+            processors::move_away(between);
             Ok(Meeting::First(Starter { control, shared, queues, between, unpacks, unpacked: None }))
         }
         Fork::Child => match process::fork() {

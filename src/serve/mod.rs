@@ -38,6 +38,7 @@ mod sandbox;
 mod store;
 mod turns;
 mod unpacked;
+mod walk;
 mod wire;
 mod worker;
 mod xattrs;

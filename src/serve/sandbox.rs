@@ -74,6 +74,9 @@ fn filter() -> Option<BpfProgram> {
     let files = u64::try_from(libc::CLONE_FILES).ok()?;
     let is_files = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, files).ok()?;
     rules.insert(libc::SYS_unshare, vec![SeccompRule::new(vec![is_files]).ok()?]);
+    // A thread chooses its processor, and no other process's.
+    let is_itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 0).ok()?;
+    rules.insert(libc::SYS_sched_setaffinity, vec![SeccompRule::new(vec![is_itself]).ok()?]);
     let architecture = TargetArch::try_from(std::env::consts::ARCH).ok()?;
     let refuse = SeccompAction::Errno(libc::ENOSYS as u32);
     SeccompFilter::new(rules, refuse, SeccompAction::Allow, architecture).ok()?.try_into().ok()

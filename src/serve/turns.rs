@@ -17,13 +17,18 @@
 //! meanwhile takes as long to wake. So the leader looks for [`LOOK`], as long as that finds something; when it does not,
 //! it waits in the kernel until requests come quickly again. It gives way to whatever else wants its processor, and
 //! where that cost a slice of the scheduler's, it does not look again for a good while.
+//!
+//! Of two processors, one is better kept awake than looked on, while a program walks through directories
+//! ([`super::walk`]): the leader then passes the lead on and does that.
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::walk::Walk;
+use super::wire::RequestHeader;
+use crate::sys::processors;
 use crate::sys::slots::{self, Slot};
 
 /// How long a leader looks for the next request before it waits. `find` spends more than 90 microseconds on one in ten
@@ -33,8 +38,6 @@ const LOOK: Duration = Duration::from_micros(200);
 const SLICE: Duration = Duration::from_micros(500);
 /// Requests without a pause after which another thread helps.
 const STREAK: u32 = 8;
-/// A program that asked within the last so many requests is at it.
-const RECENT: u32 = 64;
 
 /// The lead among the threads of a worker.
 pub struct Turns {
@@ -42,12 +45,7 @@ pub struct Turns {
     passed: Condvar,
     /// There is more than one processor: a leader that looks does not keep the program from asking.
     may_look: bool,
-    /// Requests so far, modulo 2^32.
-    count: AtomicU32,
-    /// Who made the last one.
-    last: AtomicU32,
-    /// The count when it was another than the one before.
-    changed: AtomicU32,
+    walk: Walk,
 }
 
 #[derive(Default)]
@@ -63,9 +61,7 @@ impl Turns {
             state: Mutex::default(),
             passed: Condvar::new(),
             may_look: processors > 1,
-            count: AtomicU32::new(0),
-            last: AtomicU32::new(0),
-            changed: AtomicU32::new(0u32.wrapping_sub(RECENT)),
+            walk: Walk::new(processors),
         }
     }
 
@@ -90,13 +86,9 @@ impl Turns {
         }
     }
 
-    /// Notes who asks; whether others did so lately.
-    fn others_ask(&self, program: u32) -> bool {
-        let count = self.count.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        if self.last.swap(program, Ordering::Relaxed) != program {
-            self.changed.store(count, Ordering::Relaxed);
-        }
-        count.wrapping_sub(self.changed.load(Ordering::Relaxed)) < RECENT
+    /// Whether a thread waits for the lead.
+    fn is_wanted(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).asleep > 0
     }
 }
 
@@ -107,12 +99,14 @@ pub struct Turn<'a> {
     /// Requests since there was none.
     streak: u32,
     look: Look,
+    /// The processor that the thread keeps off, since another keeps it awake.
+    off: Option<usize>,
 }
 
 impl<'a> Turn<'a> {
     /// Of a thread that does not lead.
     pub fn new(turns: &'a Turns) -> Self {
-        Self { turns, leads: false, streak: 0, look: Look::default() }
+        Self { turns, leads: false, streak: 0, look: Look::default(), off: None }
     }
 
     /// Waits for the next request of the queue, and receives it.
@@ -131,8 +125,14 @@ impl<'a> Turn<'a> {
                 self.leads = true;
                 continue;
             }
+            self.keep_off(self.turns.walk.awake());
             let begin = Instant::now();
-            if self.turns.may_look && self.look.is_worth_it() {
+            if self.off.is_some() {
+                slots::wait_for_request(queue);
+            } else if self.turns.walk.is_worth_it() && self.turns.is_wanted() {
+                self.leads = false;
+                self.turns.walk.keep_awake(|| self.turns.pass());
+            } else if self.turns.may_look && self.look.is_worth_it() {
                 while begin.elapsed() < LOOK {
                     std::thread::yield_now();
                     if let Some(received) = try_receive(slot, queue) {
@@ -149,11 +149,27 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Before a request of `program` is answered: passes the lead on if that may take long and others would wait for
-    /// it, or if there is more than one thread can do.
-    pub fn share(&mut self, program: u32, takes_long: impl FnOnce() -> bool, queue: BorrowedFd<'_>) {
-        let others = self.turns.others_ask(program);
-        let others_wait = || takes_long() && (others || slots::has_request(queue));
+    /// Keeps off this processor alone.
+    fn keep_off(&mut self, processor: Option<usize>) {
+        if std::mem::replace(&mut self.off, processor) == processor {
+            return;
+        }
+        match processor {
+            Some(processor) => processors::keep_off(processor),
+            None => processors::widen(),
+        }
+    }
+
+    /// Before a request is answered: passes the lead on if that may take long and others would wait for it, or if there
+    /// is more than one thread can do.
+    pub fn share(
+        &mut self,
+        header: &RequestHeader,
+        takes_long: impl FnOnce() -> bool,
+        queue: BorrowedFd<'_>,
+    ) {
+        self.turns.walk.note(header);
+        let others_wait = || takes_long() && (self.turns.walk.others_ask() || slots::has_request(queue));
         if self.leads && (self.streak >= STREAK || others_wait()) {
             self.turns.pass();
             self.leads = false;
@@ -209,7 +225,7 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn one_leads_at_a_time_and_all_have_their_turn() {
@@ -245,15 +261,6 @@ mod tests {
         });
         assert!(failed);
         turns.take();
-    }
-
-    #[test]
-    fn a_second_program_counts_for_a_while() {
-        let turns = Turns::new(2);
-        assert!(turns.others_ask(7), "the first is new");
-        let alone = (0..2 * RECENT).position(|_| !turns.others_ask(7));
-        assert_eq!(alone, Some(RECENT as usize - 1));
-        assert!(turns.others_ask(8) && turns.others_ask(8));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod network;
 pub mod notify;
 pub mod process;
+pub mod processors;
 pub mod reaper;
 pub mod signals;
 pub mod slots;

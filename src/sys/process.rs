@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitPidFlag;
 
+use super::processors;
+
 /// Which side of a fork this is.
 pub enum Fork {
     /// The process that called, with the child's pid.
@@ -308,7 +310,7 @@ pub fn become_server(keep: &[BorrowedFd<'_>], name: &CStr) {
     let _ = rustix::process::chdir("/");
     super::signals::reset_for_server();
     set_name(name);
-    widen_affinity();
+    processors::widen();
     // Descriptors 0 to 2 must not become an image or a socket that some library writes messages to.
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
@@ -318,33 +320,6 @@ pub fn become_server(keep: &[BorrowedFd<'_>], name: &CStr) {
             let _ = null.into_raw_fd();
         }
     }
-}
-
-/// Lets this process run on every processor of its cpuset, whatever affinity it inherited.
-pub fn widen_affinity() {
-    allow_processors(0, None);
-}
-
-/// Moves a process that was just forked to another processor than the caller's, where there is one: the scheduler may
-/// leave it in the queue behind the caller, who would then wait for what it is to do meanwhile.
-pub fn move_away(child: libc::pid_t) {
-    // SAFETY: sched_getcpu takes nothing.
-    if let Ok(here) = usize::try_from(unsafe { libc::sched_getcpu() }) {
-        allow_processors(child, Some(here));
-    }
-}
-
-/// Lets a process (0: this one) run on every processor of its cpuset but one.
-fn allow_processors(process: libc::pid_t, without: Option<usize>) {
-    let mut all = [!0_u64; 1024 / 64];
-    if let Some((processor, word)) =
-        without.and_then(|processor| Some((processor, all.get_mut(processor / 64)?)))
-    {
-        *word &= !(1 << (processor % 64));
-    }
-    // SAFETY: the mask is valid for the length given. The kernel intersects it with the cpuset, and refuses an empty
-    // one; failure leaves the mask that was, with which a server is slower but right.
-    unsafe { libc::sched_setaffinity(process, size_of_val(&all), all.as_ptr().cast()) };
 }
 
 /// Keeps the allocator of a long-lived server small and its blocks reused: buffers of a data block (128 KiB and
