@@ -183,7 +183,7 @@ impl Http {
                 return Ok(response);
             }
             let downgraded = ask.url.starts_with("https:") && !next.starts_with("https:");
-            if downgraded && !self.plain_allowed && !is_near(&next) {
+            if downgraded && !self.plain_allowed && !is_loopback(&next) {
                 return Err(wrong("from TLS to plain HTTP, where anybody may change what comes"));
             }
             if host_of(&next) != origin || downgraded {
@@ -360,7 +360,7 @@ pub fn host_of(url: &str) -> &str {
 }
 
 /// Whether an address is of this machine.
-pub fn is_near(url: &str) -> bool {
+pub fn is_loopback(url: &str) -> bool {
     let host = host_of(url);
     if let Some(rest) = host.strip_prefix('[') {
         return rest.split(']').next() == Some("::1");
@@ -433,12 +433,12 @@ mod tests {
     #[test]
     fn this_machine_is_known() {
         for near in ["http://localhost/x", "http://127.0.0.1:5000", "http://127.9.9.9/", "http://[::1]:5/x"] {
-            assert!(is_near(near), "{near}");
+            assert!(is_loopback(near), "{near}");
         }
         for far in
             ["http://localhost.example.org/", "http://128.0.0.1/", "http://127.0.0.1.nip.io/", "http://u@h/"]
         {
-            assert!(!is_near(far), "{far}");
+            assert!(!is_loopback(far), "{far}");
         }
     }
 

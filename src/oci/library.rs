@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::Digest;
 use super::fetch::Fetch;
-use super::http::{Ask, is_near, read_limited};
+use super::http::{Ask, is_loopback, read_limited};
 use super::reference::LibraryName;
 use super::token::encoded;
 use super::transfer::{One, fetch_one};
@@ -58,7 +58,7 @@ pub fn resolve(
 ) -> Result<Found> {
     let server = match (&name.host, server) {
         (Some(host), _) => {
-            let plain = fetch.plain || is_near(&format!("http://{host}"));
+            let plain = fetch.plain || is_loopback(&format!("http://{host}"));
             format!("{}://{host}", if plain { "http" } else { "https" })
         }
         (None, Some(server)) if server.contains("://") => server.trim_end_matches('/').to_owned(),
@@ -71,7 +71,7 @@ pub fn resolve(
             .hint("library://HOST/ENTITY/COLLECTION/NAME, --library URL or SKIFF_LIBRARY"));
         }
     };
-    if server.starts_with("http://") && !fetch.plain && !is_near(&server) {
+    if server.starts_with("http://") && !fetch.plain && !is_loopback(&server) {
         return Err(Error::usage(format!("cannot ask {server}: it is plain HTTP"))
             .hint("--no-https asks it all the same"));
     }

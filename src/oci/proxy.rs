@@ -18,7 +18,7 @@ use std::net::IpAddr;
 
 use ureq::Proxy;
 
-use super::http::{host_of, is_near, shown};
+use super::http::{host_of, is_loopback, shown};
 use crate::error::{Error, Result};
 
 /// What is set.
@@ -65,7 +65,7 @@ impl Proxies {
         let (host, port) = divided(host_of(url), if secure { "443" } else { "80" });
         let excepted =
             || self.none_for.iter().any(|word| is_excepted(word, &host.to_ascii_lowercase(), port));
-        named.as_ref().filter(|_| !is_near(url) && !excepted())
+        named.as_ref().filter(|_| !is_loopback(url) && !excepted())
     }
 }
 

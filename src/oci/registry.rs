@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Digest;
 use super::credentials::{Credential, Keys};
-use super::http::{ATTEMPTS, Ask, Http, Method, Response, host_of, is_near, read_limited, shown};
+use super::http::{ATTEMPTS, Ask, Http, Method, Response, host_of, is_loopback, read_limited, shown};
 use super::manifest::{ACCEPTED, MANIFEST_BYTES};
 use super::mirrors::Endpoint;
 use super::reference::DEFAULT_HOST;
@@ -52,7 +52,7 @@ impl<'a> Registry<'a> {
     /// Nothing is asked yet.
     pub fn new(http: &'a Http, keys: &'a Keys, endpoint: Endpoint) -> Self {
         let host = if endpoint.host == DEFAULT_HOST { DEFAULT_API } else { &endpoint.host };
-        let plain = endpoint.plain || is_near(&format!("http://{}", endpoint.host));
+        let plain = endpoint.plain || is_loopback(&format!("http://{}", endpoint.host));
         let base = format!("{}://{host}", if plain { "http" } else { "https" });
         let base = Mutex::new(base);
         Self {
@@ -205,7 +205,7 @@ impl<'a> Registry<'a> {
         let Some(mut challenge) = Challenge::of(response) else { return Ok(false) };
         let Endpoint { host, repository, plain } = &self.endpoint;
         let known = self.keys.find(host, repository)?;
-        let plain = *plain || is_near(&self.base());
+        let plain = *plain || is_loopback(&self.base());
         if challenge == Challenge::Basic && known.is_some() && !plain && self.base().starts_with("http:") {
             return Err(Error::host(format!("cannot log in at {host}"))
                 .because("the password would go over plain HTTP"));

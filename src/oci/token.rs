@@ -13,7 +13,7 @@
 use serde::Deserialize;
 
 use super::credentials::Credential;
-use super::http::{Ask, Http, Method, Response, is_near, read_limited, shown};
+use super::http::{Ask, Http, Method, Response, is_loopback, read_limited, shown};
 use crate::error::{Context, Error, Result};
 
 /// No answer with a token is longer.
@@ -90,7 +90,7 @@ impl Challenge {
             return Ok(known.and_then(Credential::basic));
         };
         let tried = || format!("cannot log in at {}", shown(realm));
-        if known.is_some() && !realm.starts_with("https://") && !plain && !is_near(realm) {
+        if known.is_some() && !realm.starts_with("https://") && !plain && !is_loopback(realm) {
             return Err(Error::host(tried()).because("the registry wants the password sent over plain HTTP"));
         }
         let mut parameters = Vec::new();

@@ -29,7 +29,7 @@ pub struct Found {
 /// # Errors
 /// A server that does not answer, or does not have it.
 pub fn resolve(fetch: &Fetch<'_>, address: &str) -> Result<Found> {
-    if address.starts_with("http://") && !fetch.plain && !super::http::is_near(address) {
+    if address.starts_with("http://") && !fetch.plain && !super::http::is_loopback(address) {
         return Err(Error::usage(format!("cannot fetch {}: it is plain HTTP", shown(address)))
             .hint("anybody on the way may change what comes; --no-https fetches it all the same"));
     }
