@@ -4,6 +4,7 @@ own: root mounts the kernel's squashfs and watches processes; every timed comman
 A row is a list of contestants; each round runs each of them once. A contestant is (name, before, run, after):
 `before` and `after` as root (or None), `run` in a process of the ordinary user, giving {metric: number}."""
 
+import collections
 import contextlib
 import glob
 import json
@@ -321,12 +322,19 @@ def readers(rounds, tree, script, names, others=()):
     ])
 
 
+@contextlib.contextmanager
+def in_page_cache(tree):
+    """A contestant for readers(): where no file system has anything to do, since names, attributes and data are in
+    the kernel's caches already."""
+    with in_memory(f"{WORK}/memory") as memory:
+        subprocess.run(["cp", "-a", f"{TREES}/{tree}", memory], check=True)
+        yield [("tmpfs", f"{memory}/{tree}")]
+
+
 def row_find(rounds):
     walk = "time find . -xdev -ls >/dev/null\n"
-    # What a walk takes where no file system has anything to do: names and attributes are in the kernel's caches.
-    with in_memory(f"{WORK}/memory") as memory:
-        subprocess.run(["cp", "-a", f"{TREES}/py", memory], check=True)
-        return readers(rounds, "py", walk + walk, ["cold", "warm"], [("tmpfs", f"{memory}/py")])
+    with in_page_cache("py") as others:
+        return readers(rounds, "py", walk + walk, ["cold", "warm"], others)
 
 
 def row_tar(rounds):
@@ -335,7 +343,9 @@ def row_tar(rounds):
 
 
 def row_read(rounds):
-    return readers(rounds, "py", "time find . -xdev -type f -print0 | xargs -0 -n 200 -P 2 cat >/dev/null\n", ["read"])
+    script = "time find . -xdev -type f -print0 | xargs -0 -n 200 -P 2 cat >/dev/null\n"
+    with in_page_cache("py") as others:
+        return readers(rounds, "py", script, ["read"], others)
 
 
 def row_sequential(rounds):
@@ -461,11 +471,12 @@ def row_disk(rounds):
     return table
 
 
-# They use all of memory.
-READERS = [row_find, row_tar, row_read, row_sequential]
-# The row, its rounds, its rounds with --quick.
-ROWS = [(row_first, 30, 5), (row_again, 60, 10), (row_many, 1, 1), (row_find, 5, 1), (row_tar, 3, 1), (row_read, 3, 1),
-        (row_sequential, 5, 1), (row_pack, 5, 1), (row_million, 20, 3), (row_rebuild, 3, 1), (row_disk, 2, 1)]
+# The function, its rounds, its rounds with --quick; whether it reads with all of memory in use.
+Row = collections.namedtuple("Row", "measure rounds quick fills_memory", defaults=[False])
+
+ROWS = [Row(row_first, 30, 5), Row(row_again, 60, 10), Row(row_many, 1, 1), Row(row_find, 5, 1, True),
+        Row(row_tar, 3, 1, True), Row(row_read, 3, 1, True), Row(row_sequential, 5, 1, True), Row(row_pack, 5, 1),
+        Row(row_million, 20, 3), Row(row_rebuild, 3, 1), Row(row_disk, 2, 1)]
 
 
 def version(*command):
@@ -501,19 +512,19 @@ def main(table, more_versions=None):
         os.chown(path, USER.pw_uid, USER.pw_gid)
         os.chmod(path, mode)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    unknown = set(ORDER["rows"]) - {row.__name__[4:] for row, _, _ in table}
+    unknown = set(ORDER["rows"]) - {row.measure.__name__[4:] for row in table}
     if unknown:
         sys.exit(f"measure: no row is called {', '.join(sorted(unknown))}")
     raw = {"date": time.strftime("%Y-%m-%d"), "quick": ORDER["quick"], "machine": machine(), "rows": {}}
     raw["machine"]["versions"].update(more_versions or {})
-    for row, rounds, quick in table:
-        name = row.__name__[4:]
+    for row in table:
+        name = row.measure.__name__[4:]
         if not ORDER["rows"] or name in ORDER["rows"]:
             log(name)
             # Not between rows that fill it: the first turn after that is slow.
-            if row not in READERS:
+            if not row.fills_memory:
                 MEMORY.give_back()
-            raw["rows"][name] = row(quick if ORDER["quick"] else rounds)
+            raw["rows"][name] = row.measure(row.quick if ORDER["quick"] else row.rounds)
     with open(ORDER["result"], "w") as file:
         json.dump(raw, file, indent=1)
 

@@ -233,7 +233,8 @@ def row_interrupted(rounds):
     return table
 
 
-ROWS = [(row_pull, 3, 1), (row_minbase, 5, 1), (row_second, 40, 5), (row_interrupted, 5, 1)]
+ROWS = [measure.Row(row_pull, 3, 1), measure.Row(row_minbase, 5, 1), measure.Row(row_second, 40, 5),
+        measure.Row(row_interrupted, 5, 1)]
 
 if __name__ == "__main__":
     REGISTRY = Registry()

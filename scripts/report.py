@@ -26,6 +26,7 @@ GOALS = [
     ("tar", "the same", "skiff", "tar", "kernel", ("faster", 1.3)),
     ("read", "every file, two readers", "skiff", "read", "squashfuse_ll", ("faster", 3)),
     ("read", "the same", "skiff", "read", "kernel", ("faster", 1.3)),
+    ("read", "the same, beside the tree in memory", "skiff", "read", "tmpfs", ("beside", 0)),
     ("sequential", "one file of 1 GiB in sequence", "skiff", "read", "squashfuse_ll", ("faster", 1.5)),
     ("sequential", "the same", "skiff", "read", "kernel", ("faster", 1.5)),
     ("pack", "packing, zstd 3, 128K, two threads", "skiff", "seconds", "mksquashfs", ("at most", 1)),
