@@ -87,8 +87,7 @@ fn files(directory: &str, ending: &str) -> Vec<PathBuf> {
     while let Some(next) = ahead.pop() {
         for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
             let path = entry.path();
-            // tests/fuzz has a build directory of its own.
-            if path.is_dir() && entry.file_name() != "target" {
+            if path.is_dir() {
                 ahead.push(path);
             } else if path.is_file() && path.to_string_lossy().ends_with(ending) {
                 found.push(path.strip_prefix(top()).expect("below the top").to_owned());
