@@ -7,6 +7,9 @@
 //! /a\:b:/c                   /a:b at /c
 //! ```
 //!
+//! Blanks around a bind do not count: lists in scripts have them after their commas. `--mount` takes a path that ends in
+//! one.
+//!
 //! A word after a comma is an option of the bind before it when it is `ro` or `rw` and that bind has
 //! options already, or a target that ends the list; else it begins the next bind.
 //!
@@ -83,12 +86,11 @@ fn parse_mount(line: &[u8], because: &Because) -> Result<Bind> {
         }
     }
     match kind.as_deref() {
-        Some(b"bind") => {}
+        None | Some(b"bind") => {}
         Some(other) => {
             let other = String::from_utf8_lossy(other);
             return Err(fault(&format!("type \"{other}\" is not there, only bind is")));
         }
-        None => return Err(fault("no type")),
     }
     let source = source.ok_or_else(|| fault("no source"))?;
     let target = target.ok_or_else(|| fault("no destination"))?;
@@ -127,17 +129,18 @@ pub fn parse_binds(list: &OsStr, because: &Because) -> Result<Vec<Bind>> {
     // Whether the last bind has an option list that a comma may continue.
     let mut options_open = false;
     for item in split(list.as_bytes(), b',') {
+        let item = item.trim_ascii();
         if item.is_empty() {
             continue;
         }
         if options_open
             && let Some(bind) = binds.last_mut()
-            && let Some(read_only) = option(&item)
+            && let Some(read_only) = option(item)
         {
             bind.read_only = read_only;
             continue;
         }
-        let (bind, options) = parse_bind(&item, because)?;
+        let (bind, options) = parse_bind(item, because)?;
         options_open = options;
         binds.push(bind);
     }
@@ -242,6 +245,7 @@ mod tests {
         assert_eq!(binds(r"/a\:b:/c\,d"), [("/a:b".into(), "/c,d".into(), false)]);
         assert_eq!(binds(r"/a\\,/b\x"), [same(r"/a\"), same(r"/b\x")]);
         assert_eq!(binds(",/a,"), [same("/a")]);
+        assert_eq!(binds(" /a:/b:ro, rw, /c d "), [("/a".into(), "/b".into(), false), same("/c d")]);
         // A directory named "ro" of the working directory, since no options were begun.
         assert_eq!(binds("/a,ro"), [same("/a"), same("ro")]);
     }
@@ -264,7 +268,6 @@ mod tests {
         assert_eq!(mount("type=bind,src=/a,dst=/b\ntype=bind,src=/c,dst=/d\n").unwrap().len(), 2);
         for (line, why) in [
             ("type=tmpfs,dst=/x", "type \"tmpfs\" is not there, only bind is"),
-            ("source=/a,dst=/b", "no type"),
             ("type=bind,dst=/b", "no source"),
             ("type=bind,src=/b", "no destination"),
             ("type=bind,src=/a,dst=/b,ro=maybe", "\"ro\" is true or false"),

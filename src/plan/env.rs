@@ -3,7 +3,8 @@
 //! ```text
 //! 1  nothing but PWD, HOME, *_CONTAINER, *_NAME and *_APPNAME   scripts do not see the host's variables
 //! 2  the image's scripts, /.singularity.d/env/*.sh in order      after 10-docker*: PATH gets the default
-//!                                                                directories it lacks; before 90: a default PATH
+//!                                                                directories it lacks; before 90, and where there
+//!                                                                is no 99-base.sh before 3: a default PATH
 //! 3  right after 99-base.sh: --env, --env-file, SKIFFENV_X, APPTAINERENV_X, SINGULARITYENV_X (the first of them wins)
 //! 4  the host's variables, where the image left them unset; one that the image sets to nothing is removed
 //! 5  the names of the container
@@ -184,6 +185,9 @@ pub(super) fn evaluate(from: &Ingredients, view: &mut View<'_>) -> Result<Shell,
         }
     }
     if !overridden {
+        if shell.value(b"PATH").is_none() {
+            shell.export(b"PATH", DEFAULT_PATH);
+        }
         apply_overrides(from, &mut shell)?;
     }
     edit_paths(&mut shell);
@@ -410,6 +414,20 @@ pub fn given(request: &Request<'_>, host: &Host, name: &str) -> Option<OsString>
     found.map(|one| OsString::from_vec(one.value)).or_else(|| host.variable(name).map(OsStr::to_owned))
 }
 
+/// That the home directory is no variable's to change: scripts would find another one than the container has.
+pub fn home_is_kept(request: &Request<'_>, host: &Host) -> Option<String> {
+    let by_flag = || {
+        let mut pairs = request.flags.env.iter().filter_map(|flag| parse_env(flag).ok()).flatten();
+        pairs.any(|(name, _)| name == b"HOME").then(|| "--env HOME".to_owned())
+    };
+    let by_variable = |family: &&str| {
+        let name = format!("{family}ENV_HOME");
+        host.variable(&name).map(|_| name)
+    };
+    let origin = by_flag().or_else(|| FAMILIES.iter().find_map(by_variable))?;
+    Some(format!("{origin} has no effect: the home directory is chosen by --home"))
+}
+
 /// The overrides: `--env` before `--env-file` before `SKIFFENV_X`, `APPTAINERENV_X`, `SINGULARITYENV_X`; by name.
 fn overrides(request: &Request<'_>, host: &Host) -> Result<Vec<Override>> {
     let mut values: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
@@ -426,10 +444,9 @@ fn overrides(request: &Request<'_>, host: &Host) -> Result<Vec<Override>> {
     }
     values.extend(env_file::read(request.flags, host)?);
     for flag in &request.flags.env {
-        for (name, value) in parse_env(flag)? {
-            values.insert(name, value);
-        }
+        values.extend(parse_env(flag)?);
     }
+    values.remove(b"HOME".as_slice());
     Ok(values
         .into_iter()
         .map(|(name, value)| {
@@ -472,12 +489,13 @@ fn add_injected(
     }
 }
 
-/// `NAME=VALUE`, or several with commas between; a comma that no `NAME=` follows is part of the value.
+/// `NAME=VALUE`, or several with commas and blanks between; a comma that no `NAME=` follows is part of the value.
 fn parse_env(flag: &OsStr) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     for item in flag.as_bytes().split(|byte| *byte == b',') {
         let equals = item.iter().position(|byte| *byte == b'=');
-        let pair = equals.map(|at| item.split_at(at)).filter(|(name, _)| is_name(name));
+        let pair = equals.map(|at| item.split_at(at)).map(|(name, value)| (name.trim_ascii_start(), value));
+        let pair = pair.filter(|(name, _)| is_name(name));
         match (pair, pairs.last_mut()) {
             (Some((name, value)), _) => {
                 pairs.push((name.to_vec(), value.get(1..).unwrap_or_default().to_vec()));

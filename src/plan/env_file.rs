@@ -38,6 +38,7 @@ fn evaluate(path: &Path, because: &Because, host: &Host) -> Result<BTreeMap<Vec<
     let text = contents(&host.real(&host_path(path, host, because)?), MAX_FILE_BYTES)
         .tried(tried)
         .map_err(|error| error.hint("it is a file of the host, for you to read, with lines NAME=VALUE"))?;
+    let text = unix_text(&text);
     let mut shell = Shell::default();
     for (name, value) in &host.environment {
         if is_name(name.as_bytes()) {
@@ -53,6 +54,19 @@ fn evaluate(path: &Path, because: &Because, host: &Host) -> Result<BTreeMap<Vec<
         .into_iter()
         .filter(|(name, variable)| variable.given && !NEVER.contains(&name.as_slice()));
     Ok(given.filter_map(|(name, variable)| Some((name, variable.value?))).collect())
+}
+
+/// Without what editors of other systems add: a mark at the beginning, and carriage returns at the ends of lines.
+fn unix_text(text: &[u8]) -> Vec<u8> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    let plain =
+        lines.map(|line| line.strip_suffix(b"\r\n").map_or(line.to_vec(), |line| [line, b"\n"].concat()));
+    let mut plain: Vec<u8> = plain.flatten().collect();
+    if plain.ends_with(b"\r") {
+        plain.pop();
+    }
+    plain
 }
 
 fn contents(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {

@@ -481,6 +481,7 @@ fn decide_with(
     let mounts = mounts::plan_mounts(request, config, &given, host, &mut view)?;
     warnings.extend(mounts.warnings);
     let cwd = process::working_directories(request, host, &home.target, &mut view)?;
+    warnings.extend(process::starts_elsewhere(&asked, request, host, &cwd));
     let app = app::plan_app(&asked, request, &mut view)?;
     let argv = process::plan_argv(request, host, app, &mut view)?;
     let facts = env::Facts {
@@ -494,6 +495,7 @@ fn decide_with(
     };
     let flags = with_implied(request.flags, &asked);
     let request = &Request { flags: &flags, root: request.root.clone(), ..*request };
+    warnings.extend(env::home_is_kept(request, host));
     let env::Environment { variables: env, shell } = env::compose(request, host, &facts, &mut view)?;
     if injection.has_libraries() {
         let module = crate::host::gpu::nvidia_module(host);

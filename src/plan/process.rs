@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::app;
+use super::asked::Asked;
 use super::target::{View, tidy};
 use super::{Action, ContainerPath, Request, TargetKind};
 use crate::error::{Error, Result};
@@ -245,6 +246,24 @@ pub fn working_directories(
         candidates.push("/".into());
     }
     Ok(candidates)
+}
+
+/// That the program starts in another directory than the caller, who has not asked for that: what it writes lies there.
+pub fn starts_elsewhere(
+    asked: &Asked,
+    request: &Request<'_>,
+    host: &Host,
+    directories: &[PathBuf],
+) -> Option<String> {
+    let first = directories.first()?;
+    if asked.contain.is_some() || asked_cwd(request, host).is_some() {
+        return None;
+    }
+    match &host.cwd {
+        None => Some(format!("the working directory was removed: the program starts in {first:?}")),
+        Some(cwd) if tidy(cwd) == *first => None,
+        Some(cwd) => Some(format!("the container has no {cwd:?}: the program starts in {first:?}")),
+    }
 }
 
 fn asked_cwd(request: &Request<'_>, host: &Host) -> Option<(PathBuf, String)> {

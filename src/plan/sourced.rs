@@ -30,13 +30,14 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
          unset d; export PATH",
         DEFAULT_PATH.replace(':', " ")
     );
+    let default_path = format!("[ -n \"${{PATH+x}}\" ] || export PATH={DEFAULT_PATH}");
     // The shell has its own of these, which no script of the image is meant to see.
     line(&[b"unset PATH OLDPWD PS1"]);
     let mut overridden = false;
     for (path, _) in &from.scripts {
         let file = path.file_name().unwrap_or_default();
         if file == "90-environment.sh" {
-            line(&[b"[ -n \"${PATH+x}\" ] || export PATH=", DEFAULT_PATH.as_bytes()]);
+            line(&[default_path.as_bytes()]);
         }
         line(&[b". ", &single_quoted(path.as_os_str().as_bytes())]);
         if is_docker(path) || path == Path::new("/environment") {
@@ -48,6 +49,7 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
         }
     }
     if !overridden {
+        line(&[default_path.as_bytes()]);
         overrides(from, &mut line);
     }
     edit_paths(&mut line);
@@ -78,9 +80,11 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
 fn overrides(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
     let names: Vec<&[u8]> = from.overrides.iter().map(|given| given.name.as_slice()).collect();
     if !names.is_empty() {
+        // A shell ends at once, with a status of its own, where a value is no text that it understands.
+        line(&[b"trap 'echo \"skiff: cannot evaluate the value given for $SKIFF_N\" >&2; exit 255' EXIT"]);
         line(&[b"for SKIFF_N in ", &names.join(&b' '), b"; do"]);
         line(&[b"eval \"eval \\\"export $SKIFF_N=\\$", GIVEN, b"$SKIFF_N\\\"; unset ", GIVEN, b"$SKIFF_N\""]);
-        line(&[b"done; unset SKIFF_N"]);
+        line(&[b"done; unset SKIFF_N; trap - EXIT"]);
     }
 }
 

@@ -119,6 +119,14 @@ fn files_of_variables_are_read_and_unwanted_ones_stay_outside() {
         "{said}"
     );
     assert_eq!(second, "none\n");
+    place.write("windows.env", "\u{feff}A=1\r\nB=\"2\"\r\n");
+    let said = place.run(["exec", "--env-file", "windows.env", "a.sif", "sh", "-c", "echo $A,$B"]).ok();
+    assert_eq!(said, "1,2\n");
+    // What the image's shell cannot evaluate: its own status would be taken for the program's.
+    for (given, name) in [("A=${", "A"), ("B=${UNSET_HERE?no}", "B")] {
+        let error = place.run(["exec", "--env", given, "a.sif", "true"]).fails(255);
+        assert!(error.contains(&format!("skiff: cannot evaluate the value given for {name}\n")), "{error}");
+    }
     place.write("bad.env", "A=1\nB=`date`\n");
     let error = place.run(["exec", "--env-file", "bad.env", "a.sif", "true"]).fails(255);
     assert!(

@@ -61,6 +61,38 @@ fn scripts_do_not_see_the_hosts_variables() {
 }
 
 #[test]
+fn an_override_of_an_image_without_scripts_finds_the_default_path() {
+    let world = environment(&[], &[("SKIFFENV_A", "$PATH")], &["PATH=/x:$PATH"]);
+    assert_eq!(world.value("PATH"), Some(format!("/x:{}", env::DEFAULT_PATH)));
+    assert_eq!(world.value("A").as_deref(), Some(env::DEFAULT_PATH));
+    // Where a shell has to evaluate them, it has one to find programs by.
+    let world = environment(&["bin/sh = "], &[], &["A=$(date +%Y)"]);
+    let script = world.plan().unwrap().process.argv[2].to_string_lossy().into_owned();
+    let (path, eval) = (script.find("export PATH=").unwrap(), script.find("eval").unwrap());
+    assert!(path < eval, "{script}");
+}
+
+#[test]
+fn the_home_directory_is_no_variables_to_change() {
+    for (host, flags) in [(&[][..], &["HOME=/x"][..]), (&[("APPTAINERENV_HOME", "/x")], &[])] {
+        let world = environment(&[BASE], host, flags);
+        assert_eq!(world.value("HOME").as_deref(), Some("/home/ada"));
+        let warnings = world.plan().unwrap().warnings;
+        assert!(
+            warnings[0].contains("has no effect: the home directory is chosen by --home"),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn blanks_after_the_commas_of_a_list_belong_to_no_name() {
+    let world = environment(&[BASE], &[], &["A=1, B=2 ,C=x, y"]);
+    let value = |name: &str| world.value(name).unwrap();
+    assert_eq!([value("A"), value("B"), value("C")], ["1", "2 ", "x, y"]);
+}
+
+#[test]
 fn overrides_are_evaluated_unless_told_otherwise() {
     let mut world = environment(&[BASE], &[("SKIFFENV_A", "a\"b$HOME\\$X")], &["LD_LIBRARY_PATH=/x"]);
     assert_eq!(world.value("A").as_deref(), Some("a\"b/home/ada$X"));

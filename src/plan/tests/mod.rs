@@ -331,6 +331,22 @@ fn a_working_directory_elsewhere_is_mounted_but_never_over_the_system() {
 }
 
 #[test]
+fn who_starts_in_another_directory_than_the_callers_is_told() {
+    let told = |world: &World| world.plan().unwrap().warnings.join("; ");
+    let gone = world(&["opt/"], &[]).cwd("/opt");
+    assert_eq!(told(&gone), "the container has no \"/opt\": the program starts in \"/home/ada\"");
+    let mut asked = world(&["opt/"], &[]).cwd("/opt");
+    asked.flags.cwd = Some("/home/ada".into());
+    assert_eq!(told(&asked), "");
+    let mut contained = world(&["opt/"], &[]).cwd("/opt");
+    contained.flags.files.contain = true;
+    assert_eq!(told(&contained), "");
+    let mut removed = world(&[], &[]);
+    removed.host.cwd = None;
+    assert_eq!(told(&removed), "the working directory was removed: the program starts in \"/home/ada\"");
+}
+
+#[test]
 fn a_working_directory_reached_by_a_link_keeps_its_name() {
     let world = world(&["work -> lustre/work", "lustre/work/a/"], &[]).cwd("/work/a");
     assert_eq!(world.mounts(), ["/home/ada", "/work/a"]);
