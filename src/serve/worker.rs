@@ -56,7 +56,7 @@ pub fn run(
     start: &[PathBuf],
     keeper: BorrowedFd<'_>,
 ) -> ! {
-    process::set_name(c"skiff-worker");
+    process::set_name_of_server(c"skiff-worker");
     process::tune_allocator();
     let (Ok(slots), Ok(image)) = (slots.remapped(), image.try_clone()) else { process::exit(FAILED) };
     // Before any thread is started: each inherits what is forbidden.

@@ -20,3 +20,4 @@ pub mod signals;
 pub mod slots;
 pub mod start;
 pub mod statx;
+mod title;

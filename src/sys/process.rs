@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitPidFlag;
 
-use super::processors;
+use super::{processors, title};
 
 /// Which side of a fork this is.
 pub enum Fork {
@@ -301,7 +301,14 @@ pub fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// Nothing of the caller stays: session, descriptors, working directory, signals, affinity.
+/// As [`set_name`], and that is all that they show of a server: neither the command line nor the environment of the
+/// command that started it, which are gone from here on.
+pub fn set_name_of_server(name: &CStr) {
+    set_name(name);
+    title::replace(name);
+}
+
+/// Nothing of the caller stays: session, descriptors, working directory, signals, affinity, words and variables.
 pub fn become_server(keep: &[BorrowedFd<'_>], name: &CStr) {
     // None of these can fail in a way that matters: a server that keeps, say, its caller's working directory
     // is ill-mannered, but right.
@@ -309,7 +316,7 @@ pub fn become_server(keep: &[BorrowedFd<'_>], name: &CStr) {
     let _ = close_all_but(keep);
     let _ = rustix::process::chdir("/");
     super::signals::reset_for_server();
-    set_name(name);
+    set_name_of_server(name);
     processors::widen();
     // Descriptors 0 to 2 must not become an image or a socket that some library writes messages to.
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {

@@ -1,10 +1,10 @@
 //! Before the first line of skiff's own: how the program is linked and begun, where the usual way would cost each
 //! `skiff exec` more than it gives. Of the 6 ms that a container took to join another, 0.6 were spent here.
 
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::signals;
+use super::{signals, title};
 
 // Of libgcc_s only the unwinder is needed, and its start asks the processor what it is, which is slow on a virtual
 // machine. This stands before the standard library's own request for it, which is then not needed.
@@ -31,9 +31,10 @@ macro_rules! entry {
         #[unsafe(no_mangle)]
         pub extern "C" fn main(
             _count: ::std::ffi::c_int,
-            _words: *const *const ::std::ffi::c_char,
+            words: *mut *mut ::std::ffi::c_char,
+            variables: *mut *mut ::std::ffi::c_char,
         ) -> ::std::ffi::c_int {
-            $crate::sys::start::begin($main)
+            $crate::sys::start::begin($main, words, variables)
         }
     };
 }
@@ -42,7 +43,8 @@ macro_rules! entry {
 const PANICKED: c_int = 101;
 
 /// Runs `main` in a process as it has to be: descriptors 0 to 2 are open, SIGPIPE gives EPIPE.
-pub fn begin(main: fn() -> c_int) -> c_int {
+pub fn begin(main: fn() -> c_int, words: *mut *mut c_char, variables: *mut *mut c_char) -> c_int {
+    title::note(words, variables);
     open_standard_descriptors();
     signals::ignore_sigpipe();
     let status = catch_unwind(AssertUnwindSafe(main)).unwrap_or(PANICKED);

@@ -399,6 +399,39 @@ fn containers_of_one_image_share_one_server_for_as_long_as_it_lingers() {
     remove_rendezvous(&place);
 }
 
+#[test]
+fn a_server_shows_nothing_of_its_first_callers_words_and_variables() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("serve-title");
+    place.busybox_image();
+    let mut command = place.skiff(["exec", "--env", "WORD=hunter2", "busybox.sif", "sh"]);
+    command.env("VARIABLE", "hunter2").env("SKIFF_LINGER", "60000");
+    let mut shell = Shell::of(command);
+    assert_eq!(shell.ask("echo $WORD $VARIABLE"), "hunter2 hunter2");
+    let shown = |name: &str| {
+        let pids = named(&place, name);
+        let [pid] = pids.as_slice() else { panic!("{name}: {pids:?}") };
+        let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).expect("it lives");
+        assert_eq!(read("cmdline").trim_end_matches('\0'), name);
+        assert_eq!(read("environ").trim_end_matches('\0'), "", "{name}");
+        *pid
+    };
+    shown("skiff-keeper");
+    kill_hard(shown("skiff-worker"));
+    // The one that takes its place.
+    shell.ask("cat /bin/busybox | wc -c");
+    while named(&place, "skiff-worker").is_empty() {
+        std::thread::yield_now();
+    }
+    shown("skiff-worker");
+    shell.end();
+    shown("skiff-keeper");
+    kill_server(&place);
+    remove_rendezvous(&place);
+}
+
 /// Ends a lingering server of this test, as an administrator might.
 fn kill_server(place: &Place) {
     for name in ["skiff-keeper", "skiff-worker"] {
