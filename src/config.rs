@@ -10,12 +10,14 @@
 //! gpu: [nv]                # as if --nv were given with every container: of nv, rocm, intel, intel-hpu
 //! ```
 //!
-//! An unknown key is an error with file and line: a setting that does nothing is worse than none.
+//! A mistake is an error with file and line: a setting that does nothing is worse than none.
 
 use std::ffi::OsStr;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -40,7 +42,7 @@ pub struct Config {
 
 /// Whose accelerators are brought in: the flags of these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", expecting = "the name of an accelerator")]
 pub enum Accelerator {
     /// `--nv`.
     Nv,
@@ -53,7 +55,7 @@ pub enum Accelerator {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "settings, each as NAME: VALUE")]
 struct File {
     #[serde(default)]
     bind: Vec<String>,
@@ -75,24 +77,11 @@ impl Config {
 
     fn add(&mut self, path: &Path) -> Result<()> {
         let tried = || format!("cannot read configuration {path:?}");
-        let text = match std::fs::metadata(path) {
-            // A home of an automounter that is down, or of somebody else, holds no settings for us.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied
-                ) =>
-            {
-                return Ok(());
-            }
-            Err(error) => return Err(error).tried(tried),
-            Ok(status) if status.len() > MAX_BYTES => {
-                return Err(Error::new(Kind::Io, tried()).because("larger than 1 MiB"));
-            }
-            Ok(_) => std::fs::read_to_string(path).tried(tried)?,
+        let Some(text) = read(path).map_err(|error| Error { message: tried(), ..error })? else {
+            return Ok(());
         };
         // An empty file, or one of comments alone, is a null document.
-        let file: Option<File> = serde_yaml::from_str(&text).tried(tried)?;
+        let file: Option<File> = serde_yaml::from_str(&text).map_err(|error| misread(tried(), &error))?;
         let File { bind, linger, mpi, gpu } = file.unwrap_or_default();
         if let Some(relative) = mpi.as_deref().filter(|path| !path.is_absolute()) {
             return Err(Error::usage(tried()).because(format!("mpi: {relative:?} is not an absolute path")));
@@ -103,6 +92,49 @@ impl Config {
         self.linger_ms = linger.or(self.linger_ms);
         Ok(())
     }
+}
+
+/// The text of a file; none where there is no such file.
+fn read(path: &Path) -> Result<Option<String>> {
+    // One that is a pipe would be waited for.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = match std::fs::File::options().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        // A home of an automounter that is down, or of somebody else, holds no settings for us.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).tried(String::new),
+    };
+    if !file.metadata().tried(String::new)?.is_file() {
+        return Err(Error::new(Kind::Io, "").because("it is not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).tried(String::new)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(Error::new(Kind::Io, "").because("larger than 1 MiB"));
+    }
+    Ok(Some(text))
+}
+
+/// A mistake in a file, with its line: the parser names none where that is the first.
+fn misread(tried: String, error: &serde_yaml::Error) -> Error {
+    let text = error.to_string();
+    // The type that it names is that of the one number.
+    let text = text.replace("expected u64", "expected a whole number of milliseconds");
+    let (line, why) = match error.location() {
+        Some(at) => {
+            let place = format!(" at line {} column {}", at.line(), at.column());
+            (at.line(), text.strip_suffix(&place).unwrap_or(&text).to_owned())
+        }
+        None => (1, text),
+    };
+    Error::usage(tried).because(format!("line {line}: {why}"))
 }
 
 /// The files that count, given a way to read the environment: the site's, then the user's. `HOME` and not
@@ -162,9 +194,33 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_names_file_and_line() {
-        let error = load(Some("bind: [/a]\nbnid: [/b]\n"), None).unwrap_err().to_string();
-        assert!(error.starts_with("cannot read configuration") && error.contains("site.yaml"), "{error}");
-        assert!(error.contains("unknown field `bnid`") && error.contains("line 2"), "{error}");
+    fn a_mistake_names_file_and_line() {
+        for (text, line, why) in [
+            ("bind: [/a]\nbnid: [/b]\n", 2, "unknown field `bnid`"),
+            ("bogus: 1\n", 1, "unknown field `bogus`"),
+            ("- a\n", 1, "expected settings, each as NAME: VALUE"),
+            ("\nlinger: abc\n", 2, "expected a whole number of milliseconds"),
+            ("linger: -1\n", 1, "expected a whole number of milliseconds"),
+            ("gpu: [voodoo]\n", 1, "unknown variant `voodoo`"),
+            ("bind: [/a\nmpi: /b\n", 2, "did not find"),
+            ("mpi: /a\nmpi: /b\n", 1, "duplicate field `mpi`"),
+        ] {
+            let error = load(Some(text), None).unwrap_err().to_string();
+            assert!(error.starts_with("cannot read configuration") && error.contains("site.yaml"), "{error}");
+            assert!(error.contains(&format!("\": line {line}: ")) && error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("config.yaml");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        for path in [pipe, dir.path().to_owned()] {
+            let error = Config::load(&[path]).unwrap_err().to_string();
+            assert!(error.ends_with(": it is not a regular file"), "{error}");
+        }
+        let large = "#".repeat(MAX_BYTES as usize + 1);
+        assert!(load(Some(&large), None).unwrap_err().to_string().ends_with(": larger than 1 MiB"));
     }
 }

@@ -265,6 +265,11 @@ impl Host {
         let status = std::fs::metadata(self.real(path))?;
         Ok(Seen { directory: status.is_dir(), identity: (status.dev(), status.ino()) })
     }
+
+    /// What a path names, if it is a link.
+    pub fn link(&self, path: &Path) -> Option<PathBuf> {
+        std::fs::read_link(self.real(path)).ok()
+    }
 }
 
 /// `PWD` when it names the working directory, else the kernel's name of it.

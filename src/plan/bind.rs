@@ -21,11 +21,13 @@
 //! ```
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Because;
 use crate::error::{Error, Result};
+use crate::host::Host;
 
 /// One bind that somebody asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +176,18 @@ fn parse_bind(item: &[u8], because: &Because) -> Result<(Bind, bool)> {
 }
 
 /// What to do about a source that is missing or closed.
-pub const NO_SOURCE: &str = "it must be there on the host, for you to see; make it, or leave the bind out";
+const NO_SOURCE: &str = "it must be there on the host, for you to see; make it, or leave the bind out";
+
+/// The error of a bind whose source cannot be looked at. "No such file" is true of a link that is there, and puzzling.
+pub fn without_source(tried: String, source: &Path, error: io::Error, host: &Host) -> Error {
+    let error = match host.link(source) {
+        Some(named) if error.kind() == io::ErrorKind::NotFound => {
+            Error::usage(tried).because(format!("it is a link to {named:?}, which does not exist"))
+        }
+        _ => Error::usage(tried).because(error),
+    };
+    error.hint(NO_SOURCE)
+}
 
 /// What to do about a directory that a flag names and the host lacks.
 pub const MAKE_IT: &str = "make the directory first (mkdir -p), or name another one";

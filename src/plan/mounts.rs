@@ -16,7 +16,7 @@
 use std::path::{Path, PathBuf};
 
 use super::asked::{Asked, container_path, host_path};
-use super::bind::{Bind, MAKE_IT, NO_SOURCE, parse_binds, parse_mounts};
+use super::bind::{self, Bind, MAKE_IT, parse_binds, parse_mounts};
 use super::home::Home;
 use super::ids::Caller;
 use super::inject::Injection;
@@ -562,13 +562,13 @@ impl Chosen<'_, '_> {
             Ok(seen) => seen,
             // The site's configuration is written for many machines.
             Err(error) if *because == Because::Config => {
-                self.warnings.push(format!("the configured bind {source:?} is left out: {error}"));
+                let left_out = format!("the configured bind {source:?} is left out");
+                self.warnings.push(bind::without_source(left_out, source, error, self.host).to_string());
                 return Ok(false);
             }
             Err(error) => {
-                let origin = because.origin();
-                let tried = format!("cannot bind {source:?} ({origin})");
-                return Err(Error::usage(tried).because(error).hint(NO_SOURCE));
+                let tried = format!("cannot bind {source:?} ({})", because.origin());
+                return Err(bind::without_source(tried, source, error, self.host));
             }
         };
         let spot = self.view.resolve(target, true)?;
