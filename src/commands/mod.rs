@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Exit status: the program's own for `exec`, `run`, `shell` and `test`; else 0, 255 for every failure of
-//! skiff's including a wrong command line, 1 when `doctor` finds something missing, 130 after Ctrl-C, 141 when the reader of our output went away.
+//! skiff's including a wrong command line, 1 when `doctor` finds something missing, 130 after Ctrl-C,
+//! 143 after SIGTERM, 129 after SIGHUP, 141 when the reader of our output went away.
 
 pub mod broadcast;
 pub mod build;
@@ -33,9 +34,10 @@ use serde::Serialize;
 
 use crate::cli::called::{self, Called};
 use crate::cli::{Cli, Global, Verb};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::host::{FAMILIES, is_on};
 use crate::plan::Action;
+use crate::sys::signals::status_of_stop;
 
 /// The status of a process that SIGPIPE killed: what a shell reports for any tool whose reader left.
 const READER_GONE: i32 = 128 + libc::SIGPIPE;
@@ -67,7 +69,10 @@ fn ended(result: Result<i32>, global: &Global) -> i32 {
         Ok(status) => status,
         Err(error) => {
             print_error(&error, global);
-            error.exit_code()
+            match error.kind {
+                Kind::Interrupted => status_of_stop(),
+                _ => error.exit_code(),
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicUsize, Ordering};
 
 /// The disposition of SIGPIPE that this process inherited: the user's program must get what the caller had.
 static INHERITED_SIGPIPE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
@@ -65,12 +65,16 @@ const STOPPING: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// Set by SIGINT, SIGTERM and SIGHUP once [`catch_stop`] was called.
 pub static STOP: AtomicBool = AtomicBool::new(false);
 
+/// The first of them; 0 before.
+static STOPPED_BY: AtomicI32 = AtomicI32::new(0);
 /// When the first of them came: seconds of the monotonic clock, and 1; 0 before.
 static STOPPED_AT: AtomicI64 = AtomicI64::new(0);
 /// For so long others are the same request: Ctrl-C is pressed twice, or a batch system and a terminal ask both.
 const SAME_REQUEST_SECONDS: i64 = 2;
 
 extern "C" fn note_stop(signal: libc::c_int) {
+    // Another one has come before where this fails: the same request, which has its number.
+    let _ = STOPPED_BY.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
     STOP.store(true, Ordering::Relaxed);
     // SAFETY: clock_gettime(), signal() and raise() are async-signal-safe, and `now` is a valid place.
     unsafe {
@@ -83,6 +87,15 @@ extern "C" fn note_stop(signal: libc::c_int) {
             libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }
+    }
+}
+
+/// The exit status of what was asked to stop, as a shell has it of a program that the signal ended: 130 after Ctrl-C,
+/// 143 after SIGTERM, 129 after SIGHUP. The first one counts, where several came.
+pub fn status_of_stop() -> i32 {
+    match STOPPED_BY.load(Ordering::Relaxed) {
+        0 => 128 + libc::SIGINT,
+        signal => 128 + signal,
     }
 }
 

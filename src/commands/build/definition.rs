@@ -73,13 +73,13 @@ pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
     let target = args.target.display().to_string();
     let Some(packed) = packed else {
         show.changed(&target, started.elapsed());
-        return Ok(());
+        return show.told(&target);
     };
     for line in packed.warnings.lines() {
         warn(global, line);
     }
     show.end(&target, &steps, (&packed, packing.elapsed()), started.elapsed());
-    Ok(())
+    show.told(&target)
 }
 
 /// What flags say of the build.

@@ -20,6 +20,8 @@ pub struct Show<'a> {
     global: &'a Global,
     /// Standard output as it was, for JSON.
     json: Option<RefCell<File>>,
+    /// Why a line of it could not be written.
+    lost: RefCell<Option<io::Error>>,
 }
 
 impl<'a> Show<'a> {
@@ -33,7 +35,7 @@ impl<'a> Show<'a> {
         } else {
             None
         };
-        Ok(Self { global, json })
+        Ok(Self { global, json, lost: RefCell::new(None) })
     }
 
     /// Tells an event.
@@ -109,6 +111,14 @@ impl<'a> Show<'a> {
         let _ = io::stderr().write_all(text.as_bytes());
     }
 
+    /// Fails where a part of the JSON is lost: what was built stands even so.
+    pub fn told(&self, target: &str) -> Result<()> {
+        let Some(error) = self.lost.take() else { return Ok(()) };
+        Err(error)
+            .tried(|| "cannot write to standard output".to_owned())
+            .map_err(|error| error.hint(format!("{target} is made; what --json tells of it is lost")))
+    }
+
     fn say(&self, text: &str) {
         if self.json.is_none() && !self.global.silent() {
             eprintln!("skiff: {text}");
@@ -117,8 +127,13 @@ impl<'a> Show<'a> {
 
     fn json(&self, line: &serde_json::Value) {
         if let Some(out) = &self.json {
-            // A reader that went away is none of the build's business.
-            let _ = out.borrow_mut().write_all(format!("{line}\n").as_bytes());
+            match out.borrow_mut().write_all(format!("{line}\n").as_bytes()) {
+                // A reader that went away is none of the build's business.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    self.lost.borrow_mut().get_or_insert(error);
+                }
+                _ => {}
+            }
         }
     }
 }

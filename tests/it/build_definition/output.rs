@@ -8,7 +8,7 @@ use skiff::cli::Cli;
 use skiff::cli::build_other::BUILD_OTHERS;
 
 use super::{NEEDS, build, leavings, place};
-use crate::harness::{able, finish};
+use crate::harness::{able, finish, skiff_binary};
 
 #[test]
 fn the_old_image_stays_until_the_new_one_is_complete() {
@@ -84,6 +84,22 @@ fn two_reproducible_builds_are_the_same_bytes() {
         finish(command.env("SOURCE_DATE_EPOCH", "1700000000")).ok();
     }
     assert!(fs::read(place.work("one.sif")).unwrap() == fs::read(place.work("two.sif")).unwrap());
+}
+
+#[test]
+fn json_that_is_lost_is_an_error_of_an_image_that_is_made() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = place("out-json-lost");
+    place.write("new.def", "Bootstrap: localimage\nFrom: busybox.sif\n");
+    let mut command = place.command("sh");
+    let script = "\"$1\" build --json --notest --force new.sif new.def >/dev/full";
+    command.args(["-c", script, "sh"]).arg(skiff_binary());
+    let said = finish(&mut command).fails(255);
+    let words = "cannot write to standard output: no space left on device\nhint: new.sif is made; ";
+    assert!(said.contains(words), "{said}");
+    place.run(["exec", "new.sif", "true"]).ok();
 }
 
 #[test]
