@@ -21,6 +21,11 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     let (output, named) = words(args)?;
     let host = Host::probe();
     let target = target(args, output, &named, &host);
+    if target.is_dir() {
+        let inside = target.join(named.file_name());
+        return Err(Error::usage(format!("cannot make image {target:?}: it is a directory"))
+            .hint(format!("name a file, such as {inside:?}")));
+    }
     // What cannot be made is found out before anything is fetched, which may be stopped at any moment: until it is there,
     // there is nothing to be taken away, where a file needs a name.
     drop(NewFile::create(&target, args.force)?);

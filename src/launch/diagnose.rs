@@ -32,7 +32,9 @@ pub fn explain(name: &OsStr, path: &OsStr, error: io::Error) -> Error {
     let errno = error.raw_os_error().unwrap_or_default();
     let failed = Error::new(Kind::Program, format!("cannot run {name:?} in the container"));
     let found = find(name, path);
-    let searched = found.is_none() && !name.as_bytes().contains(&b'/') && errno == libc::ENOENT;
+    // Of an empty name the kernel gets the directories of PATH themselves.
+    let searched =
+        found.is_none() && !name.as_bytes().contains(&b'/') && (errno == libc::ENOENT || name.is_empty());
     // Clients look for these words, which other tools say.
     let failed =
         if searched { failed.because("executable file not found in $PATH") } else { failed.because(error) };
@@ -42,6 +44,9 @@ pub fn explain(name: &OsStr, path: &OsStr, error: io::Error) -> Error {
         }
         (_, libc::EIO) => {
             Some("the image is damaged, or the file system it is on fails; copy or download it again".into())
+        }
+        (None, _) if name.is_empty() => {
+            Some("the name of the program is empty; is a variable of your script not set?".into())
         }
         (None, _) if name.as_bytes().contains(&b'/') => Some(no_such_file(name)),
         (None, _) => Some(not_in_path(name, path)),
@@ -287,6 +292,13 @@ mod tests {
         assert!(loader.exists(), "{loader:?}");
         assert_eq!(machine_of(own).as_deref(), rustix::system::uname().machine().to_str().ok());
         assert_eq!(missing_interpreter(own, 0), None);
+    }
+
+    #[test]
+    fn an_empty_name_is_no_program() {
+        let error = explain(OsStr::new(""), OsStr::new("/bin"), io::Error::from_raw_os_error(libc::EACCES));
+        assert!(error.to_string().ends_with("executable file not found in $PATH"), "{error}");
+        assert!(error.hint.unwrap().contains("is empty"));
     }
 
     #[test]

@@ -504,13 +504,24 @@ fn parse_env(flag: &OsStr) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
                 value.push(b',');
                 value.extend_from_slice(item);
             }
-            (None, None) => {
-                return Err(Error::usage(format!("cannot understand --env {flag:?}: not NAME=VALUE"))
-                    .hint("a variable of the host is taken along as --env NAME=\"$NAME\""));
-            }
+            (None, None) => return Err(no_variable(flag, equals.and_then(|at| item.get(..at)))),
         }
     }
     Ok(pairs)
+}
+
+/// The error of a `--env`; `name` is what stands before its first `=`.
+fn no_variable(flag: &OsStr, name: Option<&[u8]>) -> Error {
+    let tried = format!("cannot understand --env {flag:?}");
+    match name {
+        Some(name) if !name.is_empty() => {
+            let name = OsStr::from_bytes(name);
+            Error::usage(format!("{tried}: {name:?} is not the name of a variable"))
+                .hint("a name has letters, digits and _ in it, and begins with no digit")
+        }
+        _ => Error::usage(format!("{tried}: not NAME=VALUE"))
+            .hint("a variable of the host is taken along as --env NAME=\"$NAME\""),
+    }
 }
 
 /// A prompt that names the image.

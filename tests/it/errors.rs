@@ -190,6 +190,8 @@ fn a_program_that_cannot_be_started_says_why() {
         assert_says(&place, &["exec", "a.sif", program], &[program, said], hint);
     }
     assert_says(&place, &["exec", "a.sif"], &["no program was given"], "skiff exec IMAGE PROGRAM");
+    let said = ["\"\"", "executable file not found in $PATH"];
+    assert_says(&place, &["exec", "a.sif", ""], &said, "the name of the program is empty");
 }
 
 #[test]
@@ -199,6 +201,7 @@ fn binds_and_directories_that_cannot_be_had_say_what_to_do() {
     }
     let place = Place::new("errors-binds");
     image(&place);
+    std::os::unix::fs::symlink("nowhere", place.work("dangling")).expect("a link can be made");
     let slash = "begin";
     for (flag, said, hint) in [
         ("--bind=/none/at/all", "no such file or directory", "it must be there on the host"),
@@ -218,11 +221,27 @@ fn binds_and_directories_that_cannot_be_had_say_what_to_do() {
         ("--cwd=/none/at/all", "the container has no such directory", "--bind"),
         ("--overlay=/none/at/all", "no such file or directory", "make the directory"),
         ("--env=NAME", "not NAME=VALUE", "NAME=\"$NAME\""),
+        ("--env==x", "not NAME=VALUE", "NAME=\"$NAME\""),
+        ("--env=1A=x", "\"1A\" is not the name of a variable", "begins with no digit"),
+        ("--env=A.B=x", "\"A.B\" is not the name of a variable", "letters, digits and _"),
+        ("--bind=dangling:/x", "it is a link to \"nowhere\", which does not exist", "leave the bind out"),
         ("--env-file=/none/at/all", "no such file or directory", "a file of the host"),
     ] {
         assert_says(&place, &["exec", "-c", flag, "a.sif", "true"], &[said], hint);
     }
     assert!(!Path::new("/none").exists());
+}
+
+#[test]
+fn a_pull_into_the_place_of_a_directory_names_a_file_in_it() {
+    let place = Place::new("errors-pull");
+    fs::create_dir(place.work("real")).expect("a directory can be made");
+    assert_says(
+        &place,
+        &["pull", "real", "docker://h/x"],
+        &["\"real\": it is a directory"],
+        "name a file, such as \"real/x",
+    );
 }
 
 #[test]
