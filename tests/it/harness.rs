@@ -39,7 +39,7 @@ const WATCHDOG: Duration = Duration::from_secs(240);
 const LEAVING: Duration = Duration::from_secs(20);
 
 /// The variable by which the processes of a test are recognised. Not `SKIFF_…`: those do not reach a container.
-const MARK: &str = "HARNESS_PLACE";
+pub const MARK: &str = "HARNESS_PLACE";
 
 /// The ordinary user.
 #[derive(Debug, Clone)]
@@ -399,37 +399,11 @@ impl Place {
 
     /// The processes of this test that are alive, each as its pid and command line.
     pub fn processes(&self) -> Vec<(i32, String)> {
-        let all = fs::read_dir("/proc").expect("/proc can be listed").flatten();
-        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let named = pids.filter(|pid| self.is_ours(*pid)).map(|pid| {
+        let named = crate::processes::of(&self.directory).into_iter().map(|pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             (pid, String::from_utf8_lossy(&line).replace('\0', " "))
         });
         named.collect()
-    }
-
-    /// A server shows no environment: it is known by what it has open below this place, a worker by its keeper, and
-    /// what answers for a program by the mounts of the program's container.
-    fn is_ours(&self, pid: i32) -> bool {
-        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let mark = [MARK.as_bytes(), b"=", self.directory.as_os_str().as_bytes()].concat();
-        if read("environ").split(|byte| *byte == 0).any(|variable| variable == mark) {
-            return true;
-        }
-        let opened = || {
-            let all = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-            all.filter_map(|entry| fs::read_link(entry.path()).ok())
-                .any(|path| path.starts_with(&self.directory))
-        };
-        match read("comm").as_slice() {
-            b"skiff-keeper\n" | b"skiff-unpacked\n" => opened(),
-            b"skiff-worker\n" => opened() || parent_of(pid).is_some_and(|keeper| self.is_ours(keeper)),
-            b"skiff-emulate\n" => {
-                let mounts = String::from_utf8_lossy(&read("mountinfo")).into_owned();
-                mounts.contains(&*format!("{}/", self.directory.display()))
-            }
-            _ => false,
-        }
     }
 
     /// Waits until no process of this test is alive, and says which stay longer than [`LEAVING`].
@@ -537,12 +511,6 @@ pub fn collect(mut child: Child, text: String) -> Output {
 pub fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
-}
-
-/// The parent of a process; none when it is gone.
-fn parent_of(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Waits for the end of any process; false when it lasts longer than `limit`.

@@ -27,6 +27,7 @@ mod old_kernels;
 mod pack;
 mod pack_layers;
 mod process;
+mod processes;
 mod ranks;
 mod reader;
 mod registry;
