@@ -55,6 +55,8 @@ pub struct Host {
     /// The working directory as the user calls it: `PWD` when it is the same inode, else the kernel's
     /// path; `None` when it cannot be named (removed, or not below our root).
     pub cwd: Option<PathBuf>,
+    /// Switches that the command line turns off (`--nv`): their variables do not count.
+    pub off: Vec<String>,
     /// `uname -m`.
     pub machine: String,
     /// `uname -r`.
@@ -117,6 +119,7 @@ impl Host {
             groups,
             environment: std::env::vars_os().collect(),
             cwd: logical_cwd(std::env::var_os("PWD").map(PathBuf::from)),
+            off: Vec::new(),
             machine: text(name.machine()),
             kernel: text(name.release()),
             hostname: text(name.nodename()),
@@ -128,6 +131,12 @@ impl Host {
             no_fuse: OnceCell::new(),
             subordinate: OnceCell::new(),
         }
+    }
+
+    /// The same for a command line that turns these switches off.
+    #[must_use]
+    pub fn with_off(self, off: &[String]) -> Self {
+        Self { off: off.to_vec(), ..self }
     }
 
     /// A variable of the environment.
@@ -327,6 +336,7 @@ impl Host {
             groups: vec![],
             environment: vec![],
             cwd: None,
+            off: vec![],
             machine: "x86_64".to_owned(),
             kernel: "6.1.0".to_owned(),
             hostname: "node1".to_owned(),

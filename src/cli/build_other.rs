@@ -3,6 +3,7 @@
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::other::Answer::{self, Already, Later, NoEffect};
+use super::other::is_given;
 
 /// One such flag.
 pub struct BuildOther {
@@ -60,10 +61,8 @@ pub struct BuildOtherFlags {
 
 impl FromArgMatches for BuildOtherFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        // An error says that they were not looked for.
-        let given = |name: &str| matches.try_contains_id(name).unwrap_or(false);
         let rows = BUILD_OTHERS.iter().map(|row| (row.names[0], row.answer));
-        Ok(Self { given: rows.filter(|(name, _)| given(name)).collect() })
+        Ok(Self { given: rows.filter(|(name, _)| is_given(matches, name)).collect() })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -88,8 +87,8 @@ pub fn add_to(command: Command) -> Command {
 }
 
 fn arg(other: &BuildOther) -> Arg {
-    let arg = Arg::new(other.names[0]).long(other.names[0]).action(ArgAction::Append).hide(true);
+    let action = if other.takes_value { ArgAction::Append } else { ArgAction::SetTrue };
+    let arg = Arg::new(other.names[0]).long(other.names[0]).action(action).hide(true);
     let arg = arg.aliases(&other.names[1..]);
-    let arg = if other.takes_value { arg } else { arg.num_args(0).default_missing_value("") };
     if other.letter == ' ' { arg } else { arg.short(other.letter) }
 }

@@ -18,6 +18,7 @@
 //! sbom.rs    sbom
 //! broadcast.rs broadcast
 //! sif.rs     sif list, header, info, dump
+//! words.rs   switches with a word: --nv=true
 //! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
 //! ```
 //!
@@ -43,6 +44,7 @@ pub mod registry;
 pub mod run;
 pub mod sbom;
 pub mod sif;
+pub mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -51,7 +53,9 @@ use self::lazy::Lazy;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap::{
+    ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint,
+};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -111,10 +115,14 @@ pub struct Global {
     /// No colours, even on a terminal (also: NO_COLOR=1)
     #[arg(long, alias = "nocolor", global = true, hide_short_help = true, display_order = 903)]
     pub no_color: bool,
+    /// Switches that a word turns off (`--nv=false`): their variables do not count.
+    #[arg(skip)]
+    pub off: Vec<String>,
 }
 
 impl Cli {
-    /// Parses a command line. One with flags that skiff answers in a sentence is looked at a second time.
+    /// Parses a command line. One with flags that skiff answers in a sentence, or with switches that have a word, is
+    /// looked at a second time.
     ///
     /// # Errors
     /// A mistake in it; `--help` and `--version` too.
@@ -123,13 +131,22 @@ impl Cli {
             return Ok(cli);
         }
         match Self::try_parse_from(argv) {
-            Err(error) if error.kind() == ErrorKind::UnknownArgument => {
-                let known = build_other::add_to(other::add_to(Self::command()));
-                let matches = known.try_get_matches_from(argv).map_err(without_false_tip)?;
-                Self::from_arg_matches(&matches)
+            Err(error) if matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::TooManyValues) => {
+                let mut known = build_other::add_to(other::add_to(Self::command()));
+                if argv.iter().any(|word| words::may_be_one(word)) {
+                    known.build();
+                    known = words::taken(known, argv);
+                }
+                Self::of_matches(&known.try_get_matches_from(argv).map_err(without_false_tip)?)
             }
             parsed => parsed,
         }
+    }
+
+    fn of_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut cli = Self::from_arg_matches(matches)?;
+        cli.global.off = words::off(matches);
+        Ok(cli)
     }
 
     /// Parses a command line that runs a program and has no mistake in it, knowing that verb alone: to describe all
@@ -143,8 +160,11 @@ impl Cli {
             "shell" => run::ShellArgs::augment_args(Command::new("shell")),
             _ => return None,
         };
-        let skiff = Global::augment_args(Command::new("skiff")).args_override_self(true).subcommand(verb);
-        Self::from_arg_matches(&skiff.try_get_matches_from(argv).ok()?).ok()
+        let mut skiff = Global::augment_args(Command::new("skiff")).args_override_self(true).subcommand(verb);
+        if argv.iter().any(|word| words::may_be_one(word)) {
+            skiff = words::taken(skiff, argv);
+        }
+        Self::of_matches(&skiff.try_get_matches_from(argv).ok()?).ok()
     }
 }
 
@@ -165,11 +185,13 @@ impl Global {
     /// Adds what variables say (`SKIFF_DEBUG` and so on, of which `on` knows); flags beat them.
     pub fn add_settings(&mut self, on: impl Fn(&str) -> bool) {
         if self.detail() == 0 && !self.quiet {
-            self.debug = on("DEBUG");
-            self.verbose = u8::from(on("VERBOSE"));
-            self.quiet = on("QUIET") || on("SILENT");
+            let off = |flag: &str| self.off.iter().any(|off| off == flag);
+            let (debug, verbose, quiet) = (!off("--debug"), !off("--verbose"), !off("--quiet"));
+            self.debug = debug && on("DEBUG");
+            self.verbose = u8::from(verbose && on("VERBOSE"));
+            self.quiet = quiet && (on("QUIET") || on("SILENT"));
         }
-        self.no_color |= on("NOCOLOR");
+        self.no_color |= !self.off.iter().any(|off| off == "--no-color") && on("NOCOLOR");
     }
 
     /// How much to say beyond errors and warnings: 0 nothing, 1 the steps, 2 everything.

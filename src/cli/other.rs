@@ -83,10 +83,17 @@ pub struct OtherFlags {
     pub given: Vec<&'static str>,
 }
 
+/// Whether a flag was given, and not turned off. An error says that it was not looked for, or is no switch.
+pub fn is_given(matches: &ArgMatches, name: &str) -> bool {
+    match matches.try_get_one::<bool>(name) {
+        Ok(on) => on == Some(&true),
+        Err(_) => matches.try_contains_id(name).unwrap_or(false),
+    }
+}
+
 impl FromArgMatches for OtherFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        // An error says that they were not looked for.
-        let given = |other: &&Other| matches.try_contains_id(other.name).unwrap_or(false);
+        let given = |other: &&Other| is_given(matches, other.name);
         Ok(Self { given: OTHERS.iter().filter(given).map(|other| other.name).collect() })
     }
 
@@ -117,7 +124,7 @@ pub fn add_to(mut command: Command) -> Command {
 }
 
 fn arg(other: &Other) -> Arg {
-    let arg = Arg::new(other.name).long(other.name).action(ArgAction::Append).hide(true);
-    let arg = if other.takes_value { arg } else { arg.num_args(0).default_missing_value("") };
+    let action = if other.takes_value { ArgAction::Append } else { ArgAction::SetTrue };
+    let arg = Arg::new(other.name).long(other.name).action(action).hide(true);
     if other.alias.is_empty() { arg } else { arg.alias(other.alias) }
 }

@@ -25,7 +25,7 @@ use crate::serve::Unpacked;
 /// Runs a program in an image; returns only after `--dry-run`, or when the program could not be started.
 pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>) -> Result<i32> {
     let started = Instant::now();
-    let host = Host::probe();
+    let host = Host::probe().with_off(&global.off);
     let config = Config::load(&config::files(|name| host.variable(name)))?;
     let platform = PlatformFlags::default();
     let wanted = Wanted { flags: &args.fetch, platform: &platform, disable_cache: args.disable_cache };

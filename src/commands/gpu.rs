@@ -23,7 +23,7 @@ use crate::plan::inject::{Injection, Item};
 /// # Errors
 /// The image cannot be read; a device that is asked for is not there.
 pub fn run(args: &GpuArgs, global: &Global) -> Result<i32> {
-    let host = Host::probe();
+    let host = Host::probe().with_off(&global.off);
     let Some(image) = &args.image else { return show_host(args, &host) };
     let config = Config::load(&config::files(|name| host.variable(name)))?;
     let image = obtain::plain(image, global)?;

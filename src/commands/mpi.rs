@@ -24,7 +24,7 @@ const REFUSED: i32 = 1;
 
 /// Runs `skiff mpi`.
 pub fn run(args: &MpiArgs, global: &Global) -> Result<i32> {
-    let host = Host::probe();
+    let host = Host::probe().with_off(&global.off);
     let config = Config::load(&config::files(|name| host.variable(name)))?;
     let image = obtain::plain(&args.image, global)?;
     let (mpi, mpi_glibc) = (args.mpi.clone(), args.mpi_glibc);

@@ -19,7 +19,7 @@ use crate::sys::signals::catch_stop;
 pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     let started = Instant::now();
     let (output, named) = words(args)?;
-    let host = Host::probe();
+    let host = Host::probe().with_off(&global.off);
     let target = target(args, output, &named, &host);
     if target.is_dir() {
         let inside = target.join(named.file_name());

@@ -108,7 +108,11 @@ fn elsewhere(text: &str) -> Error {
 
 fn session<'g>(flags: &FetchFlags, global: &'g Global) -> Result<Session<'g>> {
     let platform = PlatformFlags::default();
-    Session::new(&Host::probe(), &Wanted { flags, platform: &platform, disable_cache: true }, global)
+    Session::new(
+        &Host::probe().with_off(&global.off),
+        &Wanted { flags, platform: &platform, disable_cache: true },
+        global,
+    )
 }
 
 fn annotations(words: &[String]) -> Result<Annotations> {

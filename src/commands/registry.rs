@@ -8,12 +8,13 @@ use serde_json::json;
 use crate::cli::Global;
 use crate::cli::registry::{ListArgs, LoginArgs, LogoutArgs, RegistryAction, RegistryArgs};
 use crate::commands::obtain::login::{PASSWORD_BYTES, ask, ask_name, key_files, proxies};
-use crate::commands::{json_text, note, printed, setting, warn};
+use crate::commands::{json_text, note, printed, warn};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::oci::credentials::{self, Credential};
 use crate::oci::http::Http;
 use crate::oci::registry::check_login;
+use crate::plan::asked::switch;
 
 /// Runs `skiff registry`.
 pub fn run(args: &RegistryArgs, global: &Global) -> Result<i32> {
@@ -25,7 +26,7 @@ pub fn run(args: &RegistryArgs, global: &Global) -> Result<i32> {
 }
 
 fn login(args: &LoginArgs, global: &Global) -> Result<i32> {
-    let host = Host::probe();
+    let host = Host::probe().with_off(&global.off);
     let (name, path) = (registry_name(&args.host)?, own_file(&host, args.authfile.clone())?);
     let (user, password) = match (&args.username, &args.password) {
         (Some(user), Some(password)) => (user.clone(), password.clone()),
@@ -33,7 +34,7 @@ fn login(args: &LoginArgs, global: &Global) -> Result<i32> {
         (user, Some(password)) => (ask_name(user.as_deref())?, password.clone()),
         (user, None) => ask(user.as_deref())?,
     };
-    let plain = args.no_https || setting("NOHTTPS") || setting("NO_HTTPS");
+    let plain = switch(&host, args.no_https, "--no-https", &["NOHTTPS", "NO_HTTPS"]).is_some();
     let told = global.clone();
     let ca_file = host.setting("CA_FILE").map(|(_, value)| PathBuf::from(value));
     let http = Http::new(ca_file, plain, proxies(&host), Box::new(move |text| warn(&told, text)));

@@ -138,6 +138,9 @@ pub fn switch(host: &Host, given: bool, name: &str, keys: &[&str]) -> Option<Bec
     if given {
         return Some(Because::Flag(name.to_owned()));
     }
+    if host.off.iter().any(|off| off == name) {
+        return None;
+    }
     let (variable, value) = keys.iter().find_map(|key| host.setting(key))?;
     is_on(value).then_some(Because::Variable(variable))
 }

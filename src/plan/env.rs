@@ -22,7 +22,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::asked::texts;
+use super::asked::{switch, texts};
 use super::env_file;
 use super::inject::{Injection, LIBRARIES, LIBRARIES_32};
 use super::scheduler::Scheduler;
@@ -31,7 +31,7 @@ use super::sourced;
 use super::target::View;
 use super::{Action, Request, TargetKind};
 use crate::error::{Error, Result};
-use crate::host::{FAMILIES, Host, is_on};
+use crate::host::{FAMILIES, Host};
 
 /// Where a program without a slash is searched unless the image says otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -125,7 +125,7 @@ pub fn compose(
     view: &mut View<'_>,
 ) -> Result<Environment> {
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
-    let literal = request.flags.no_eval || host.setting("NO_EVAL").is_some_and(|(_, value)| is_on(value));
+    let literal = switch(host, request.flags.no_eval, "--no-eval", &["NO_EVAL"]).is_some();
     let names = names(request, facts, literal);
     let mut start = vec![(b"HOME".to_vec(), bytes(facts.home)), (b"PWD".to_vec(), bytes(facts.cwd))];
     let early = |name: &[u8]| EARLY.iter().any(|early| name.ends_with(early.as_bytes()));
@@ -363,7 +363,7 @@ fn complete_path(path: &[u8]) -> Vec<u8> {
 
 /// Whether the host's variables are to stay outside.
 pub fn is_clean(request: &Request<'_>, host: &Host) -> bool {
-    request.flags.cleanenv || host.setting("CLEANENV").is_some_and(|(_, value)| is_on(value))
+    switch(host, request.flags.cleanenv, "--cleanenv", &["CLEANENV"]).is_some()
 }
 
 /// The host's variables that may come in.

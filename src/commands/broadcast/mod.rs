@@ -89,7 +89,7 @@ struct Report<'a> {
 
 /// Runs `skiff broadcast`.
 pub fn run(args: &BroadcastArgs, global: &Global) -> Result<i32> {
-    let host = Host::probe();
+    let host = Host::probe().with_off(&global.off);
     if let Some(task) = &args.on_node {
         return node::run(task, &host);
     }

@@ -18,7 +18,7 @@ use crate::build::workdir;
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
 use crate::commands::obtain::fetch::Wanted;
-use crate::commands::{obtain, printed, setting, warn};
+use crate::commands::{obtain, printed, warn};
 use crate::config::{self, Config};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -28,6 +28,7 @@ use crate::image::source::Source;
 use crate::image::tree::{Directory, Tree};
 use crate::launch::step;
 use crate::oci::reference::Reference;
+use crate::plan::asked::switch;
 use crate::plan::building::{self, BuildFlags};
 use crate::plan::{IdMap, Root};
 use crate::sys::signals::catch_stop;
@@ -36,9 +37,9 @@ use crate::sys::signals::catch_stop;
 pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
     let started = Instant::now();
     let (definition, plan) = check::read_definition(path, args, global)?;
-    let host = Host::probe();
+    let host = Host::probe().with_off(&global.off);
     let config = Config::load(&config::files(|name| host.variable(name)))?;
-    let options = options(args)?;
+    let options = options(args, &host)?;
     let target = Target::open(args)?;
     catch_stop();
     let show = Show::new(global, args.json)?;
@@ -83,7 +84,7 @@ pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
 }
 
 /// What flags say of the build.
-fn options(args: &BuildArgs) -> Result<BuildOptions> {
+fn options(args: &BuildArgs, host: &Host) -> Result<BuildOptions> {
     let time = image::time_of_build(args.reproducible)?.unwrap_or_else(image::now);
     let given = args.other.given.iter().map(|(name, _)| *name);
     if args.update && !args.target.is_dir() {
@@ -108,7 +109,7 @@ fn options(args: &BuildArgs) -> Result<BuildOptions> {
         sections,
         no_test: args.notest,
         ignore_subuid: args.ignore_subuid,
-        disable_cache: args.disable_cache || setting("DISABLE_CACHE"),
+        disable_cache: switch(host, args.disable_cache, "--disable-cache", &["DISABLE_CACHE"]).is_some(),
         no_cache_from: args.no_cache_from.clone(),
         force: args.force,
         tmpdir: args.tmpdir.clone().filter(|path| !path.as_os_str().is_empty()),
@@ -235,8 +236,8 @@ pub fn dry_run(path: &Path, args: &BuildArgs, global: &Global) -> Result<i32> {
     if args.json {
         return check::print(&plan, true);
     }
-    let host = Host::probe();
-    let options = options(args)?;
+    let host = Host::probe().with_off(&global.off);
+    let options = options(args, &host)?;
     let place = workdir::place(options.tmpdir.as_deref(), &host)?;
     let (ids, one_id_because) = building::ids(&building::plain_host(&host, options.ignore_subuid));
     let ids = match ids {

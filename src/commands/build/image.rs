@@ -90,7 +90,7 @@ pub fn fetch(args: &BuildArgs, named: &Reference, global: &Global) -> Result<()>
     // As in `skiff pull`: nothing is there to be taken away while it is fetched.
     drop(NewFile::create(&args.target, args.force)?);
     let wanted = Wanted { flags: &args.fetch, platform: &args.platform, disable_cache: args.disable_cache };
-    let session = Session::new(&Host::probe(), &wanted, global)?;
+    let session = Session::new(&Host::probe().with_off(&global.off), &wanted, global)?;
     // One of this machine is converted faster than it is copied out of the cache.
     let parts = match packs_as_usual(args)? && !named.is_near() {
         true => None,

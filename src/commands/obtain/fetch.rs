@@ -25,7 +25,7 @@ use crate::cli::build::BuildArgs;
 use crate::cli::fetch::{FetchFlags, PlatformFlags};
 use crate::commands::build::convert;
 use crate::commands::build::progress::transfers;
-use crate::commands::{note, setting, warn};
+use crate::commands::{note, warn};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::oci::credentials::Keys;
@@ -36,6 +36,7 @@ use crate::oci::reference::{Name, Reference};
 use crate::oci::registry::Registry;
 use crate::oci::transfer::Progress;
 use crate::oci::{Digest, OciImage, Platform, archive, daemon, library, local, scratch, web};
+use crate::plan::asked::switch;
 use crate::sys::signals::{STOP, catch_stop, release_stop};
 
 /// The form of converted images: those of another one are not used. To be changed with what conversion does.
@@ -81,9 +82,9 @@ impl<'a> Session<'a> {
     /// Reads settings and opens the cache. Nobody is asked yet.
     pub fn new(host: &Host, wanted: &Wanted<'_>, global: &'a Global) -> Result<Self> {
         let Wanted { flags, platform, disable_cache } = *wanted;
-        let plain = flags.no_https || setting("NOHTTPS") || setting("NO_HTTPS");
+        let plain = switch(host, flags.no_https, "--no-https", &["NOHTTPS", "NO_HTTPS"]).is_some();
         let text = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
-        let store = match disable_cache || setting("DISABLE_CACHE") {
+        let store = match switch(host, disable_cache, "--disable-cache", &["DISABLE_CACHE"]).is_some() {
             true => None,
             false => match build_cache::place(host).and_then(|place| Store::open(&place)) {
                 Ok(store) => Some(store),

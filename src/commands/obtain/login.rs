@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::cli::fetch::FetchFlags;
-use crate::commands::setting;
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::oci::credentials::{Around, Credential};
 use crate::oci::proxy::Proxies;
+use crate::plan::asked::switch;
 
 /// No password is longer.
 pub const PASSWORD_BYTES: u64 = 64 << 10;
@@ -53,7 +53,7 @@ pub fn given(host: &Host, flags: &FetchFlags) -> Result<Option<Credential>> {
         flags.docker_password.clone().or_else(|| text("DOCKER_PASSWORD")).or_else(|| bare("DOCKER_PASSWORD"));
     match (user, password) {
         (Some(user), Some(password)) => Ok(Some(Credential::Password(user, password))),
-        (user, _) if flags.docker_login || setting("DOCKER_LOGIN") => {
+        (user, _) if switch(host, flags.docker_login, "--docker-login", &["DOCKER_LOGIN"]).is_some() => {
             let (user, password) = ask(user.as_deref())?;
             Ok(Some(Credential::Password(user, password)))
         }

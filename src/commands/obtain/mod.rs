@@ -51,7 +51,7 @@ fn without_flags<T>(work: impl FnOnce(&Wanted<'_>) -> T) -> T {
 /// # Errors
 /// Those of [`Session::sif`].
 pub fn fetched(named: &Reference, wanted: &Wanted<'_>, global: &Global) -> Result<Sif> {
-    let sif = Session::new(&Host::probe(), wanted, global)?.sif(named)?;
+    let sif = Session::new(&Host::probe().with_off(&global.off), wanted, global)?.sif(named)?;
     // Containers are started by a process of one thread.
     if !process::wait_until_alone() {
         return Err(Error::new(Kind::Internal, format!("a thread that fetched {named} does not end")));

@@ -32,6 +32,14 @@ fn the_hosts_variables_come_in_unless_they_are_left_out() {
     for flags in [["--cleanenv"], ["-e"]] {
         cleaned(&variables(&place, &flags, &host));
     }
+    cleaned(&variables(&place, &["--cleanenv=true"], &host));
+    // A switch that is turned off beats its variable.
+    let asked = [&host[..], &[("SKIFF_CLEANENV", "1"), ("APPTAINER_CLEANENV", "1")]].concat();
+    for flags in [&["--cleanenv=false"][..], &["-e", "--cleanenv=0"], &["-e=F"]] {
+        let all = variables(&place, flags, &asked);
+        assert_eq!(is(&all, "HOSTS_OWN").as_deref(), Some("x"), "{flags:?}");
+    }
+    assert!(refused(&place, &["--cleanenv=maybe"]).contains("true or false is expected"));
     for variable in ["SKIFF_CLEANENV", "APPTAINER_CLEANENV", "SINGULARITY_CLEANENV"] {
         cleaned(&variables(&place, &[], &[&host[..], &[(variable, "1")]].concat()));
         for off in ["0", "no", "False", "f", "OFF"] {
