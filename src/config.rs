@@ -14,7 +14,7 @@
 
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -111,7 +111,9 @@ fn read(path: &Path) -> Result<Option<String>> {
         }
         Err(error) => return Err(error).tried(String::new),
     };
-    if !file.metadata().tried(String::new)?.is_file() {
+    let kind = file.metadata().tried(String::new)?.file_type();
+    // Who wants no settings links it to /dev/null.
+    if !kind.is_file() && !kind.is_char_device() {
         return Err(Error::new(Kind::Io, "").because("it is not a regular file"));
     }
     let mut text = String::new();
@@ -220,6 +222,7 @@ mod tests {
             let error = Config::load(&[path]).unwrap_err().to_string();
             assert!(error.ends_with(": it is not a regular file"), "{error}");
         }
+        assert_eq!(Config::load(&["/dev/null".into()]).unwrap().bind, [""; 0]);
         let large = "#".repeat(MAX_BYTES as usize + 1);
         assert!(load(Some(&large), None).unwrap_err().to_string().ends_with(": larger than 1 MiB"));
     }
