@@ -24,7 +24,7 @@ The target appears under its name only when it is complete: after an error or Ct
 if any, is as it was.";
 
 /// `skiff build`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct BuildArgs {
     /// The image file to make, or the directory with --sandbox; with --check and --dry-run the definition
     #[arg(value_hint = ValueHint::AnyPath)]
@@ -130,6 +130,9 @@ pub struct BuildArgs {
     /// Flags that are answered in a sentence.
     #[command(flatten)]
     pub other: BuildOtherFlags,
+    /// The variables that stand for flags (`--force`), by flag.
+    #[arg(skip)]
+    pub by: Vec<(&'static str, String)>,
 }
 
 impl BuildArgs {
@@ -139,6 +142,11 @@ impl BuildArgs {
         let words = [OsString::from("build"), target.into(), OsString::from("-")];
         let parsed = command.try_get_matches_from(words).and_then(|matches| Self::from_arg_matches(&matches));
         parsed.unwrap_or_else(|error| unreachable!("a target and a source are a command line: {error}"))
+    }
+
+    /// Who asks for what a flag asks for: the flag, or the variable that stands for it.
+    pub fn origin<'a>(&'a self, flag: &'a str) -> &'a str {
+        self.by.iter().find(|(name, _)| *name == flag).map_or(flag, |(_, variable)| variable)
     }
 }
 

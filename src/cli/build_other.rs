@@ -13,12 +13,20 @@ pub struct BuildOther {
     pub letter: char,
     /// Whether a value follows.
     pub takes_value: bool,
+    /// The variables that ask for the same, without their prefix.
+    pub keys: &'static [&'static str],
     /// What it is answered.
     pub answer: Answer,
 }
 
-const fn row(letter: char, takes_value: bool, names: &'static [&'static str], answer: Answer) -> BuildOther {
-    BuildOther { names, letter, takes_value, answer }
+const fn row(
+    letter: char,
+    takes_value: bool,
+    names: &'static [&'static str],
+    keys: &'static [&'static str],
+    answer: Answer,
+) -> BuildOther {
+    BuildOther { names, letter, takes_value, keys, answer }
 }
 
 const LOCAL: Answer = NoEffect("the source is a local directory or image");
@@ -29,27 +37,27 @@ const REMOTE: Answer = Later("skiff builds on this machine alone");
 /// All of them.
 #[rustfmt::skip]
 pub const BUILD_OTHERS: &[BuildOther] = &[
-    row(' ', false, &["userns"],                  Already),
-    row(' ', false, &["ignore-userns"],           Already),
-    row(' ', false, &["ignore-proot"],            Already),
-    row(' ', false, &["ignore-fakeroot-command"], Already),
+    row(' ', false, &["userns"],                 &["USERNS"],                   Already),
+    row(' ', false, &["ignore-userns"],          &["IGNORE_USERNS"],            Already),
+    row(' ', false, &["ignore-proot"],           &["IGNORE_PROOT"],             Already),
+    row(' ', false, &["ignore-fakeroot-command"], &["IGNORE_FAKEROOT_COMMAND"],  Already),
 
-    row('f', false, &["fakeroot"],                NoEffect("owners are packed as the directory has them; --all-root makes them root's")),
-    row(' ', true,  &["buildkit-host"],           LOCAL),
-    row(' ', false, &["nv"],                      NOTHING_RUNS),
-    row(' ', false, &["nvccli"],                  NOTHING_RUNS),
-    row(' ', false, &["rocm"],                    NOTHING_RUNS),
-    row(' ', false, &["compat32"],                NOTHING_RUNS),
+    row('f', false, &["fakeroot"],               &["FAKEROOT"],                 NoEffect("owners are packed as the directory has them; --all-root makes them root's")),
+    row(' ', true,  &["buildkit-host"],          &["BUILDKIT_HOST"],            LOCAL),
+    row(' ', false, &["nv"],                     &[],                           NOTHING_RUNS),
+    row(' ', false, &["nvccli"],                 &["NVCCLI"],                   NOTHING_RUNS),
+    row(' ', false, &["rocm"],                   &[],                           NOTHING_RUNS),
+    row(' ', false, &["compat32"],               &[],                           NOTHING_RUNS),
 
-    row(' ', false, &["fix-perms"],               Later("mend the directory first: chmod -R u+rwX DIRECTORY")),
-    row(' ', true,  &["mksquashfs-args"],         Later("use --compression, --level, --block-size and --threads")),
-    row(' ', false, &["data"],                    Later("a directory is brought into containers with --bind")),
-    row('e', false, &["encrypt"],                 ENCRYPT),
-    row(' ', false, &["passphrase"],              ENCRYPT),
-    row(' ', true,  &["pem-path"],                ENCRYPT),
-    row('r', false, &["remote"],                  REMOTE),
-    row(' ', false, &["detached"],                REMOTE),
-    row(' ', true,  &["builder"],                 REMOTE),
+    row(' ', false, &["fix-perms"],              &["FIXPERMS"],                 Later("mend the directory first: chmod -R u+rwX DIRECTORY")),
+    row(' ', true,  &["mksquashfs-args"],        &["MKSQUASHFS_ARGS"],          Later("use --compression, --level, --block-size and --threads")),
+    row(' ', false, &["data"],                   &["DATA"],                     Later("a directory is brought into containers with --bind")),
+    row('e', false, &["encrypt"],                &[],                           ENCRYPT),
+    row(' ', false, &["passphrase"],             &[],                           ENCRYPT),
+    row(' ', true,  &["pem-path"],               &[],                           ENCRYPT),
+    row('r', false, &["remote"],                 &[],                           REMOTE),
+    row(' ', false, &["detached"],               &[],                           REMOTE),
+    row(' ', true,  &["builder"],                &[],                           REMOTE),
 ];
 
 /// Those that were given, in the table's order.

@@ -94,7 +94,7 @@ fn options(args: &BuildArgs, host: &Host) -> Result<BuildOptions> {
     let absolute = |path: &PathBuf| std::path::absolute(path).tried(|| format!("cannot use {path:?}"));
     let sections = (!args.section.is_empty()).then(|| args.section.clone());
     let known = |name: &str| matches!(name, "all" | "none") || SECTIONS.iter().any(|kind| kind.name == name);
-    check_sections(&args.section, known, "--section")?;
+    check_sections(&args.section, known, args.origin("--section"))?;
     // As they are shown.
     let bare: Vec<String> = args.no_cache_from.iter().map(|name| bare_name(name)).collect();
     let made = |name: &str| name == "bootstrap" || SECTIONS.iter().any(|kind| kind.name == name);

@@ -20,6 +20,7 @@ pub mod output;
 pub mod progress;
 mod sandbox;
 mod show;
+mod variables;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -27,9 +28,12 @@ use std::sync::atomic::Ordering;
 
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
+use crate::cli::build_other::BUILD_OTHERS;
 use crate::cli::other::Answer;
 use crate::commands::{obtain, warn};
 use crate::error::{Context, Error, Kind, Result};
+use crate::host::Host;
+use crate::plan::asked::switch;
 use crate::sys::signals::STOP;
 
 /// Flags for accelerators, which the containers of a build have.
@@ -37,12 +41,14 @@ const OF_CONTAINERS: [&str; 4] = ["nv", "nvccli", "rocm", "compat32"];
 
 /// Runs `skiff build`.
 pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
+    let host = Host::probe().with_off(&global.off);
+    let args = &variables::with_variables(args, &host)?;
     let named = match &args.source {
         Some(source) => Path::new(source),
         None => args.target.as_path(),
     };
     let from_definition = check::is_definition(named);
-    answer(args, global, from_definition)?;
+    answer(args, &host, global, from_definition)?;
     if args.check {
         return check::run(args, global);
     }
@@ -93,16 +99,20 @@ fn ensure_there(path: &Path) -> Result<()> {
 }
 
 /// Answers the flags that skiff does not have, or has no need of.
-fn answer(args: &BuildArgs, global: &Global, from_definition: bool) -> Result<()> {
-    for (name, answer) in &args.other.given {
-        match answer {
+fn answer(args: &BuildArgs, host: &Host, global: &Global, from_definition: bool) -> Result<()> {
+    for row in BUILD_OTHERS {
+        let name = row.names[0];
+        let given = args.other.given.iter().any(|(given, _)| *given == name);
+        let Some(because) = switch(host, given, &format!("--{name}"), row.keys) else { continue };
+        let origin = because.origin();
+        match row.answer {
             Answer::Already => {}
             // The reasons are those of packing.
-            Answer::NoEffect(_) if args.check || from_definition && *name == "fakeroot" => {}
-            _ if from_definition && OF_CONTAINERS.contains(name) => {}
-            Answer::NoEffect(why) => warn(global, &format!("--{name} has no effect: {why}")),
+            Answer::NoEffect(_) if args.check || from_definition && name == "fakeroot" => {}
+            _ if from_definition && OF_CONTAINERS.contains(&name) => {}
+            Answer::NoEffect(why) => warn(global, &format!("{origin} has no effect: {why}")),
             Answer::Later(instead) => {
-                return Err(Error::usage(format!("--{name} is not there yet")).hint(*instead));
+                return Err(Error::usage(format!("{origin} is not there yet")).hint(instead));
             }
         }
     }
@@ -110,17 +120,17 @@ fn answer(args: &BuildArgs, global: &Global, from_definition: bool) -> Result<()
         return Ok(());
     }
     let of_definitions = [
-        ("build-arg", !args.build_args.is_empty() || !args.build_arg_files.is_empty()),
-        ("section", !args.section.is_empty()),
-        ("bind", !args.bind.is_empty()),
-        ("mount", !args.mount.is_empty()),
-        ("writable-tmpfs", args.writable_tmpfs),
-        ("no-cleanup", args.no_cleanup),
-        ("tmpdir", args.tmpdir.is_some()),
-        ("update", args.update),
+        ("--build-arg", !args.build_args.is_empty() || !args.build_arg_files.is_empty()),
+        ("--section", !args.section.is_empty()),
+        ("--bind", !args.bind.is_empty()),
+        ("--mount", !args.mount.is_empty()),
+        ("--writable-tmpfs", args.writable_tmpfs),
+        ("--no-cleanup", args.no_cleanup),
+        ("--tmpdir", args.tmpdir.is_some()),
+        ("--update", args.update),
     ];
     for (name, _) in of_definitions.iter().filter(|(_, given)| *given) {
-        warn(global, &format!("--{name} has no effect: the source is no definition file"));
+        warn(global, &format!("{} has no effect: the source is no definition file", args.origin(name)));
     }
     Ok(())
 }
