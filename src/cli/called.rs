@@ -119,13 +119,16 @@ fn verb(name: Name, mut words: Vec<OsString>, verb: OsString, mut rest: Vec<OsSt
     Called::Words(words)
 }
 
+/// What a configuration of Apptainer's is answered, which a flag or a variable names.
+pub fn no_configuration(origin: &str) -> Error {
+    let why = "skiff has settings of its own";
+    Error::usage(format!("cannot read a configuration of Apptainer's ({origin}): {why}"))
+        .hint("put them into /etc/skiff/config.yaml or ~/.config/skiff/config.yaml, or give them as flags")
+}
+
 /// A flag of Apptainer's that stands before the verb, in skiff's words.
 fn foreign_flag(flag: &[u8]) -> Result<Option<OsString>, Error> {
-    let config = || {
-        Error::usage("cannot read a configuration of Apptainer's: skiff has settings of its own").hint(
-            "put them into /etc/skiff/config.yaml or ~/.config/skiff/config.yaml, or give them as flags",
-        )
-    };
+    let config = || no_configuration("--config");
     match flag {
         // The compiled-in configuration instead of Apptainer's: skiff knows no other.
         b"--build-config" => Ok(None),

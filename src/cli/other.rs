@@ -34,6 +34,9 @@ pub enum Answer {
 const LIMITS: &str = "limits are those of the job; outside a batch system: systemd-run --user --scope -p MemoryMax=4G -p CPUQuota=200% skiff exec ...";
 const DECRYPT: &str =
     "encrypted images cannot be run yet; decrypt it into a plain image with the tool that made it";
+const DMTCP: &str = "start the program by DMTCP: skiff exec a.sif dmtcp_launch PROGRAM";
+const SERVICE: &str = "skiff has no named instances; start a service as a process of its own: systemd-run --user skiff run --pid a.sif";
+
 const fn switch(name: &'static str, keys: &'static [&'static str], answer: Answer) -> Other {
     Other { name, alias: "", takes_value: false, keys, answer }
 }
@@ -71,6 +74,10 @@ pub const OTHERS: &[Other] = &[
     value ("fusemount",      &["FUSESPEC"],              Answer::Later("mount it on the host first and bring it in with --bind")),
     value ("network-args",   &["NETWORK_ARGS"],          Answer::Later("the host's network is there without --net")),
     value ("netns-path",     &["NETNS_PATH"],            Answer::Later("enter it first: nsenter --net=PATH skiff exec ...")),
+    value ("dmtcp-launch",   &["DMTCP_LAUNCH"],          Answer::Later(DMTCP)),
+    value ("dmtcp-restart",  &["DMTCP_RESTART"],         Answer::Later(DMTCP)),
+    switch("boot",           &["BOOT"],                  Answer::Later(SERVICE)),
+    value ("pid-file",       &["PID_FILE"],              Answer::Later(SERVICE)),
     value ("security",       &["SECURITY"],              Answer::Later("confine skiff itself: setpriv, systemd-run, or the site's profile")),
     switch("allow-setuid",   &["ALLOW_SETUID"],          Answer::Later("set-user-id programs gain nothing in a user namespace; use --fakeroot to look like root")),
     switch("ignore-userns",  &["IGNORE_USERNS"],         Answer::Later("every container of skiff has a user namespace")),

@@ -37,6 +37,12 @@ pub struct PullArgs {
     /// Nothing is checked anyway: signatures of images are not looked at
     #[arg(short = 'U', long, alias = "allow-unauthenticated", hide = true)]
     pub allow_unsigned: bool,
+    /// Answered in a sentence: `skiff build` makes sandboxes
+    #[arg(long, hide = true)]
+    pub sandbox: bool,
+    /// Answered in a sentence, as --sandbox
+    #[arg(long, hide = true)]
+    pub reproducible: bool,
     /// Take nothing from the cache and keep nothing in it
     #[arg(long)]
     pub disable_cache: bool,

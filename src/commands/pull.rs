@@ -18,6 +18,11 @@ use crate::sys::signals::catch_stop;
 /// Runs `skiff pull`.
 pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     let started = Instant::now();
+    let later = [("--sandbox", args.sandbox), ("--reproducible", args.reproducible)];
+    if let Some((flag, _)) = later.iter().find(|(_, given)| *given) {
+        return Err(Error::usage(format!("{flag} is not there yet"))
+            .hint(format!("build it instead: skiff build {flag} TARGET docker://NAME")));
+    }
     let (output, named) = words(args)?;
     let host = Host::probe().with_off(&global.off);
     let target = target(args, output, &named, &host);

@@ -2,6 +2,7 @@
 
 use super::Because;
 use super::asked::switch;
+use crate::cli::called;
 use crate::cli::other::{Answer, OTHERS, OtherFlags};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -11,6 +12,9 @@ pub fn answer(flags: &OtherFlags, host: &Host) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     if flags.given.is_empty() && !host.has_settings() {
         return Ok(warnings);
+    }
+    if let Some((variable, _)) = host.setting("CONFIG_FILE") {
+        return Err(called::no_configuration(&variable));
     }
     for other in OTHERS {
         let flag = format!("--{}", other.name);

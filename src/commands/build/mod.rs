@@ -29,6 +29,7 @@ use std::sync::atomic::Ordering;
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
 use crate::cli::build_other::BUILD_OTHERS;
+use crate::cli::called;
 use crate::cli::other::Answer;
 use crate::commands::{obtain, warn};
 use crate::error::{Context, Error, Kind, Result};
@@ -100,6 +101,9 @@ fn ensure_there(path: &Path) -> Result<()> {
 
 /// Answers the flags that skiff does not have, or has no need of.
 fn answer(args: &BuildArgs, host: &Host, global: &Global, from_definition: bool) -> Result<()> {
+    if let Some((variable, _)) = host.setting("CONFIG_FILE") {
+        return Err(called::no_configuration(&variable));
+    }
     for row in BUILD_OTHERS {
         let name = row.names[0];
         let given = args.other.given.iter().any(|(given, _)| *given == name);
