@@ -53,6 +53,7 @@ fn filter() -> Option<BpfProgram> {
         libc::SYS_sched_yield,
         libc::SYS_getrandom,
         libc::SYS_clock_gettime,
+        libc::SYS_getcpu,
         libc::SYS_gettid,
         libc::SYS_getpid,
         libc::SYS_rt_sigprocmask,

@@ -55,13 +55,13 @@ struct State {
 }
 
 impl Turns {
-    /// Nobody leads yet.
-    pub fn new(processors: usize) -> Self {
+    /// Nobody leads yet. `two_cores`: there are two processors, each a core of its own.
+    pub fn new(processors: usize, two_cores: bool) -> Self {
         Self {
             state: Mutex::default(),
             passed: Condvar::new(),
             may_look: processors > 1,
-            walk: Walk::new(processors),
+            walk: Walk::new(two_cores),
         }
     }
 
@@ -100,13 +100,13 @@ pub struct Turn<'a> {
     streak: u32,
     look: Look,
     /// The processor that the thread keeps off, since another keeps it awake.
-    off: Option<usize>,
+    kept_off: Option<usize>,
 }
 
 impl<'a> Turn<'a> {
     /// Of a thread that does not lead.
     pub fn new(turns: &'a Turns) -> Self {
-        Self { turns, leads: false, streak: 0, look: Look::default(), off: None }
+        Self { turns, leads: false, streak: 0, look: Look::default(), kept_off: None }
     }
 
     /// Waits for the next request of the queue, and receives it.
@@ -127,7 +127,7 @@ impl<'a> Turn<'a> {
             }
             self.keep_off(self.turns.walk.awake());
             let begin = Instant::now();
-            if self.off.is_some() {
+            if self.kept_off.is_some() {
                 slots::wait_for_request(queue);
             } else if self.turns.walk.is_worth_it() && self.turns.is_wanted() {
                 self.leads = false;
@@ -151,7 +151,7 @@ impl<'a> Turn<'a> {
 
     /// Keeps off this processor alone.
     fn keep_off(&mut self, processor: Option<usize>) {
-        if std::mem::replace(&mut self.off, processor) == processor {
+        if std::mem::replace(&mut self.kept_off, processor) == processor {
             return;
         }
         match processor {
@@ -173,6 +173,7 @@ impl<'a> Turn<'a> {
         if self.leads && (self.streak >= STREAK || others_wait()) {
             self.turns.pass();
             self.leads = false;
+            self.keep_off(None);
         }
     }
 }
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn one_leads_at_a_time_and_all_have_their_turn() {
-        let turns = Turns::new(2);
+        let turns = Turns::new(2, true);
         let (leaders, total) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_fails_leaves_the_lead() {
-        let turns = Turns::new(2);
+        let turns = Turns::new(2, true);
         let failed = std::thread::scope(|scope| {
             let failing = || {
                 let mut turn = Turn::new(&turns);

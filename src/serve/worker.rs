@@ -22,6 +22,7 @@ use super::message::{self, HAND_OVER, Message};
 use super::operations::{self, Files};
 use super::store::{Store, Storer};
 use super::turns::{Turn, Turns};
+use super::walk::share_a_core;
 use super::{Owner, sandbox, wire};
 use crate::image::squashfs::Bytes;
 use crate::sys::slots::{Slot, SlotTable};
@@ -59,17 +60,19 @@ pub fn run(
     process::set_name_of_server(c"skiff-worker");
     process::tune_allocator();
     let (Ok(slots), Ok(image)) = (slots.remapped(), image.try_clone()) else { process::exit(FAILED) };
+    let mine = processors::mine();
+    let two_cores = matches!(*mine, [one, other] if !share_a_core(one, other));
     // Before any thread is started: each inherits what is forbidden.
     sandbox::enter();
     let image = Arc::new(image);
     let files = Files::new(Arc::clone(&image), options);
     let (device, slots) = (OnceLock::new(), &slots);
     let store = Store { image: &image, device: &device, slots };
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let (alone, turns) = (Mutex::new(()), Turns::new(processors));
+    let processors = mine.len().max(1);
+    let (alone, turns) = (Mutex::new(()), Turns::new(processors, two_cores));
     let shared = Shared { files: &files, slots, alone: &alone, turns: &turns };
     std::thread::scope(|scope| {
-        let (files, shared, store) = (&files, &shared, &store);
+        let (files, shared, store, mine) = (&files, &shared, &store, mine.as_slice());
         // All threads wait for work before there is any: any slot may hold a request of a dead worker, and the
         // first container waits for its first answer.
         for number in 0..processors.min(MOST_AHEAD) {
@@ -77,10 +80,10 @@ pub fn run(
                 if number == 0 {
                     files.decode_start(start);
                 }
-                // The scheduler looks for no other work for a processor that it expects to idle for less than half a
-                // millisecond, and with two of them three threads were often seen in one's queue beside the other.
-                if processors == 2 {
-                    processors::keep_to(number);
+                // A processor that expects to idle for less than half a millisecond takes no work from another's queue:
+                // of two, one was often seen idle while both of these threads were queued on the other.
+                if let ([_, _], Some(one)) = (mine, mine.get(number)) {
+                    processors::keep_to(*one);
                 }
                 files.read_ahead(&Storer::new(store));
             });

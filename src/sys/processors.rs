@@ -13,7 +13,9 @@ pub fn widen() {
 /// Moves a process that was just forked to another processor than the caller's, where there is one: the scheduler may
 /// leave it in the queue behind the caller, who would then wait for what it is to do meanwhile.
 pub fn move_away(child: libc::pid_t) {
-    allow(child, &all_but(here()));
+    if let Some(here) = here() {
+        allow(child, &all_but(here));
+    }
 }
 
 /// Keeps this thread off a processor, where there is another.
@@ -21,26 +23,28 @@ pub fn keep_off(processor: usize) {
     allow(0, &all_but(processor));
 }
 
-/// Keeps this thread to one of the processors that it may use, counted from 0; where there are not so many, to all.
-pub fn keep_to(number: usize) {
+/// Keeps this thread to one processor.
+pub fn keep_to(processor: usize) {
+    let mut one: Processors = [0; _];
+    if let Some(word) = one.get_mut(processor / 64) {
+        *word = 1 << (processor % 64);
+    }
+    allow(0, &one);
+}
+
+/// The numbers of the processors that this thread may run on.
+pub fn mine() -> Vec<usize> {
     let mut mine: Processors = [0; _];
     // SAFETY: the mask is valid for the length given; what the kernel does not write stays empty.
     unsafe { libc::sched_getaffinity(0, size_of_val(&mine), mine.as_mut_ptr().cast()) };
-    let is_mine =
-        |processor: &usize| mine.get(processor / 64).is_some_and(|word| word >> (processor % 64) & 1 == 1);
-    if let Some(chosen) = (0..size_of_val(&mine) * 8).filter(is_mine).nth(number) {
-        let mut one: Processors = [0; _];
-        if let Some(word) = one.get_mut(chosen / 64) {
-            *word = 1 << (chosen % 64);
-        }
-        allow(0, &one);
-    }
+    let is_mine = |number: &usize| mine.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1);
+    (0..size_of_val(&mine) * 8).filter(is_mine).collect()
 }
 
 /// The processor that this thread runs on.
-pub fn here() -> usize {
+pub fn here() -> Option<usize> {
     // SAFETY: sched_getcpu takes nothing.
-    usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or_default()
+    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
 }
 
 fn all_but(processor: usize) -> Processors {
@@ -64,19 +68,18 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_to_one_processor_and_off_another() {
-        let all = std::thread::available_parallelism().map(usize::from).unwrap_or(1);
-        let count = || std::thread::available_parallelism().map(usize::from).unwrap_or(0);
+        let all = mine();
         std::thread::spawn(move || {
-            keep_to(all);
-            assert_eq!(count(), all, "there is none of that number");
-            keep_to(all - 1);
-            assert_eq!(count(), 1);
-            let here = here();
+            let last = *all.last().unwrap();
+            keep_to(last);
+            assert_eq!((mine(), here()), (vec![last], Some(last)));
+            keep_to(1023);
+            assert_eq!(mine(), [last], "there is none of that number");
             widen();
-            assert!(count() >= all);
-            if all > 1 {
-                keep_off(here);
-                assert_ne!(super::here(), here);
+            assert!(mine().len() >= all.len());
+            if all.len() > 1 {
+                keep_off(last);
+                assert!(!mine().contains(&last) && here() != Some(last));
             }
         })
         .join()
