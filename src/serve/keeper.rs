@@ -25,6 +25,7 @@ use super::message::{self, HAND_OVER, Message, SHARE};
 use super::rendezvous::Place;
 use super::{Namespaces, Request, worker};
 use crate::sys::process::{self, Change, Ended, Fork};
+use crate::sys::processors::ranges_of_list;
 use crate::sys::slots::SlotTable;
 
 /// Blame at which a request is answered EIO instead of being tried again.
@@ -59,9 +60,8 @@ pub fn processors() -> usize {
 /// How many numbers a list like `0-3,8` names.
 fn count_of_list(list: &str) -> Option<usize> {
     let mut count = 0_usize;
-    for range in list.split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+    for range in ranges_of_list(list) {
+        let (first, last) = range?.into_inner();
         count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
     }
     Some(count)

@@ -125,10 +125,7 @@ pub fn share_a_core(one: usize, other: usize) -> bool {
 
 /// Whether a list like `0-3,8` has a number.
 fn is_in_list(number: usize, list: &str) -> bool {
-    list.split(',').any(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        matches!((first.parse(), last.parse()), (Ok(first), Ok(last)) if (first..=last).contains(&number))
-    })
+    processors::ranges_of_list(list).flatten().any(|range| range.contains(&number))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! Only what the image's server does by itself: which processors a container uses is the caller's affair.
 
+use std::ops::RangeInclusive;
+
 /// A set of processors: a bit for each number.
 type Processors = [u64; 1024 / 64];
 
@@ -39,6 +41,14 @@ pub fn mine() -> Vec<usize> {
     unsafe { libc::sched_getaffinity(0, size_of_val(&mine), mine.as_mut_ptr().cast()) };
     let is_mine = |number: &usize| mine.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1);
     (0..size_of_val(&mine) * 8).filter(is_mine).collect()
+}
+
+/// The ranges of a list as the kernel writes it, `0-3,8`; none for what is no range.
+pub fn ranges_of_list(list: &str) -> impl Iterator<Item = Option<RangeInclusive<usize>>> {
+    list.split(',').map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    })
 }
 
 /// The processor that this thread runs on.
