@@ -13,14 +13,14 @@
 //! A mistake is an error with file and line: a setting that does nothing is worse than none.
 
 use std::ffi::OsStr;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use serde::Deserialize;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, is_absent};
 
 /// The site's file.
 const SITE_FILE: &str = "/etc/skiff/config.yaml";
@@ -77,7 +77,7 @@ impl Config {
 
     fn add(&mut self, path: &Path) -> Result<()> {
         let tried = || format!("cannot read configuration {path:?}");
-        let Some(text) = read(path).map_err(|error| Error { message: tried(), ..error })? else {
+        let Some(text) = read(path, tried)? else {
             return Ok(());
         };
         // An empty file, or one of comments alone, is a null document.
@@ -95,31 +95,24 @@ impl Config {
 }
 
 /// The text of a file; none where there is no such file.
-fn read(path: &Path) -> Result<Option<String>> {
+fn read(path: &Path, tried: impl Fn() -> String) -> Result<Option<String>> {
     // One that is a pipe would be waited for.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = match std::fs::File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         // A home of an automounter that is down, or of somebody else, holds no settings for us.
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(error).tried(String::new),
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(error).tried(tried),
     };
-    let kind = file.metadata().tried(String::new)?.file_type();
+    let kind = file.metadata().tried(&tried)?.file_type();
     // Who wants no settings links it to /dev/null.
     if !kind.is_file() && !kind.is_char_device() {
-        return Err(Error::new(Kind::Io, "").because("it is not a regular file"));
+        return Err(Error::new(Kind::Io, tried()).because("it is not a regular file"));
     }
     let mut text = String::new();
-    file.take(MAX_BYTES + 1).read_to_string(&mut text).tried(String::new)?;
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).tried(&tried)?;
     if text.len() as u64 > MAX_BYTES {
-        return Err(Error::new(Kind::Io, "").because("larger than 1 MiB"));
+        return Err(Error::new(Kind::Io, tried()).because("larger than 1 MiB"));
     }
     Ok(Some(text))
 }

@@ -10,7 +10,7 @@
 //! A message says what was attempted and on what, in lower case without a full stop; the cause follows
 //! after a colon; the hint, if any, is a sentence that tells the user what to do.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// What an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,13 @@ pub struct Error {
 
 /// The result of everything in skiff that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whether a file that may be missing is: it is not there, or lies where somebody else's, or an automounter that is down,
+/// shows nothing.
+pub fn is_absent(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
+}
 
 impl Error {
     /// An error without a deeper cause.
@@ -86,7 +93,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref::<std::io::Error>()
+            if let Some(io) = error.downcast_ref::<io::Error>()
                 && let Some(errno) = io.raw_os_error()
             {
                 return Some(errno);
@@ -122,7 +129,7 @@ impl fmt::Display for Error {
 /// An operating system error without Rust's "(os error N)", in lower case as the rest.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let text = match error.downcast_ref::<nix::Error>() {
-        Some(errno) => std::io::Error::from(*errno).to_string(),
+        Some(errno) => io::Error::from(*errno).to_string(),
         None => error.to_string(),
     };
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -168,7 +175,7 @@ mod tests {
 
     #[test]
     fn message_cause_and_errno_are_kept() {
-        let missing = std::io::Error::from_raw_os_error(libc::ENOENT);
+        let missing = io::Error::from_raw_os_error(libc::ENOENT);
         let error = Err::<(), _>(missing).tried(|| "cannot open image \"a.sif\"".into()).unwrap_err();
         assert_eq!(error.to_string(), "cannot open image \"a.sif\": no such file or directory");
         assert_eq!(error.errno(), Some(libc::ENOENT));
@@ -185,7 +192,7 @@ mod tests {
 
     #[test]
     fn abbreviations_keep_their_capitals() {
-        let error = Error::new(Kind::Io, "x").because(std::io::Error::from_raw_os_error(libc::EIO));
+        let error = Error::new(Kind::Io, "x").because(io::Error::from_raw_os_error(libc::EIO));
         assert_eq!(error.to_string(), "x: input/output error");
     }
 }

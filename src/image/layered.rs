@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::path::{self, Last, Step};
 use super::squashfs::FileKind;
 use super::tree::{Entry, Tree};
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, is_absent};
 
 /// An image with layers over it.
 #[derive(Debug)]
@@ -207,11 +207,6 @@ impl Layered {
         }
         Ok(Some(names.into_keys().collect()))
     }
-}
-
-/// What a layer says by not having it, or by a directory of another user's.
-fn is_absent(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied)
 }
 
 fn is_opaque(directory: &Path) -> bool {

@@ -25,7 +25,7 @@ use docker_credential::{CredentialRetrievalError as Trouble, DockerCredential, g
 use serde_json::{Map, Value, json};
 
 use super::reference::DEFAULT_HOST;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, is_absent};
 
 /// What Docker calls its own registry where it keeps passwords.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -94,14 +94,7 @@ fn find_in(path: &Path, host: &str, repository: &str) -> Result<Option<Credentia
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file.take(FILE_BYTES).read_to_end(&mut bytes).tried(tried)?,
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied
-            ) =>
-        {
-            return Ok(None);
-        }
+        Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(error).tried(tried),
     };
     if bytes.is_empty() {

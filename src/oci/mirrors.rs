@@ -18,13 +18,12 @@
 //! such as short names, are for other programs and are left alone.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::reference::Name;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, is_absent};
 
 /// No file of that kind is longer.
 const FILE_BYTES: u64 = 1 << 20;
@@ -165,14 +164,7 @@ fn at(location: &str, rest: &str, plain: bool) -> Option<Endpoint> {
 fn read(path: &Path) -> Result<Vec<Registry>> {
     let tried = || format!("cannot read {path:?}");
     match fs::metadata(path) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied
-            ) =>
-        {
-            return Ok(Vec::new());
-        }
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
         Err(error) => return Err(error).tried(tried),
         Ok(status) if status.len() > FILE_BYTES => {
             return Err(Error::host(tried()).because("larger than 1 MiB"));
