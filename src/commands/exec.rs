@@ -10,7 +10,7 @@ use crate::cli::Global;
 use crate::cli::fetch::PlatformFlags;
 use crate::cli::run::RunArgs;
 use crate::commands::obtain::fetch::Wanted;
-use crate::commands::{amount, json_text, note, obtain, printed, warn};
+use crate::commands::{amount, host_for, json_text, note, obtain, printed, warn};
 use crate::config::{self, Config};
 use crate::emulate;
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ use crate::serve::Unpacked;
 /// Runs a program in an image; returns only after `--dry-run`, or when the program could not be started.
 pub fn run(args: &RunArgs, global: &Global, action: Action, shell: Option<&Path>) -> Result<i32> {
     let started = Instant::now();
-    let host = Host::probe().with_off(&global.off);
+    let host = host_for(global);
     let config = Config::load(&config::files(|name| host.variable(name)))?;
     let platform = PlatformFlags::default();
     let wanted = Wanted { flags: &args.fetch, platform: &platform, disable_cache: args.disable_cache };

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::cli::Global;
 use crate::cli::gpu::GpuArgs;
-use crate::commands::{json_text, obtain, printed, warn};
+use crate::commands::{host_for, json_text, obtain, printed, warn};
 use crate::config::{self, Config};
 use crate::error::Result;
 use crate::host::Host;
@@ -23,7 +23,7 @@ use crate::plan::inject::{Injection, Item};
 /// # Errors
 /// The image cannot be read; a device that is asked for is not there.
 pub fn run(args: &GpuArgs, global: &Global) -> Result<i32> {
-    let host = Host::probe().with_off(&global.off);
+    let host = host_for(global);
     let Some(image) = &args.image else { return show_host(args, &host) };
     let config = Config::load(&config::files(|name| host.variable(name)))?;
     let image = obtain::plain(image, global)?;

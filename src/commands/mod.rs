@@ -35,7 +35,7 @@ use serde::Serialize;
 use crate::cli::called::{self, Called};
 use crate::cli::{Cli, Global, Verb};
 use crate::error::{Context, Error, Kind, Result};
-use crate::host::{FAMILIES, is_on};
+use crate::host::{FAMILIES, Host, is_on};
 use crate::plan::Action;
 use crate::sys::signals::status_of_stop;
 
@@ -75,6 +75,11 @@ fn ended(result: Result<i32>, global: &Global) -> i32 {
             }
         }
     }
+}
+
+/// This machine and the caller, for a command line: the variables of switches that it turns off do not count.
+pub(crate) fn host_for(global: &Global) -> Host {
+    Host::probe().with_off(&global.off)
 }
 
 /// Whether `SKIFF_NAME` or one of its twins is set to what means yes.

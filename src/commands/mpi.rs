@@ -9,10 +9,9 @@ use serde_json::json;
 use crate::cli::Global;
 use crate::cli::mpi::MpiArgs;
 use crate::cli::run::ContainerFlags;
-use crate::commands::{json_text, obtain, printed};
+use crate::commands::{host_for, json_text, obtain, printed};
 use crate::config::{self, Config};
 use crate::error::Result;
-use crate::host::Host;
 use crate::plan::Because;
 use crate::plan::inject::{Item, LIBRARIES, Place};
 use crate::plan::mpi::expect::Fabric;
@@ -24,7 +23,7 @@ const REFUSED: i32 = 1;
 
 /// Runs `skiff mpi`.
 pub fn run(args: &MpiArgs, global: &Global) -> Result<i32> {
-    let host = Host::probe().with_off(&global.off);
+    let host = host_for(global);
     let config = Config::load(&config::files(|name| host.variable(name)))?;
     let image = obtain::plain(&args.image, global)?;
     let (mpi, mpi_glibc) = (args.mpi.clone(), args.mpi_glibc);

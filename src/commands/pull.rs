@@ -8,7 +8,7 @@ use crate::cli::fetch::PlatformFlags;
 use crate::cli::pull::PullArgs;
 use crate::commands::build::output::NewFile;
 use crate::commands::obtain::fetch::Wanted;
-use crate::commands::{amount, obtain};
+use crate::commands::{amount, host_for, obtain};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image;
@@ -24,7 +24,7 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
             .hint(format!("build it instead: skiff build {flag} TARGET docker://NAME")));
     }
     let (output, named) = words(args)?;
-    let host = Host::probe().with_off(&global.off);
+    let host = host_for(global);
     let target = target(args, output, &named, &host);
     if target.is_dir() {
         let inside = target.join(named.file_name());

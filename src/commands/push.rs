@@ -18,9 +18,8 @@ use crate::cli::push::{PushArgs, TagArgs};
 use crate::commands::build::image::{Content, write};
 use crate::commands::build::progress::{Shown, during, transfers};
 use crate::commands::obtain::fetch::{Session, Wanted};
-use crate::commands::{amount, note, obtain, printed, warn};
+use crate::commands::{amount, host_for, note, obtain, printed, warn};
 use crate::error::{Context, Error, Kind, Result};
-use crate::host::Host;
 use crate::image::calendar::Moment;
 use crate::image::sif::Architecture;
 use crate::image::squashfs::{FileKind, OpenOptions, Squashfs};
@@ -108,11 +107,7 @@ fn elsewhere(text: &str) -> Error {
 
 fn session<'g>(flags: &FetchFlags, global: &'g Global) -> Result<Session<'g>> {
     let platform = PlatformFlags::default();
-    Session::new(
-        &Host::probe().with_off(&global.off),
-        &Wanted { flags, platform: &platform, disable_cache: true },
-        global,
-    )
+    Session::new(&host_for(global), &Wanted { flags, platform: &platform, disable_cache: true }, global)
 }
 
 fn annotations(words: &[String]) -> Result<Annotations> {

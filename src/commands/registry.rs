@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::cli::Global;
 use crate::cli::registry::{ListArgs, LoginArgs, LogoutArgs, RegistryAction, RegistryArgs};
 use crate::commands::obtain::login::{PASSWORD_BYTES, ask, ask_name, key_files, proxies};
-use crate::commands::{json_text, note, printed, warn};
+use crate::commands::{host_for, json_text, note, printed, warn};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::oci::credentials::{self, Credential};
@@ -26,7 +26,7 @@ pub fn run(args: &RegistryArgs, global: &Global) -> Result<i32> {
 }
 
 fn login(args: &LoginArgs, global: &Global) -> Result<i32> {
-    let host = Host::probe().with_off(&global.off);
+    let host = host_for(global);
     let (name, path) = (registry_name(&args.host)?, own_file(&host, args.authfile.clone())?);
     let (user, password) = match (&args.username, &args.password) {
         (Some(user), Some(password)) => (user.clone(), password.clone()),

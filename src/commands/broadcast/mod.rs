@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
 use crate::cli::broadcast::BroadcastArgs;
-use crate::commands::{amount, json_text, note, printed};
+use crate::commands::{amount, host_for, json_text, note, printed};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::sys::signals::{STOP, catch_stop};
@@ -89,7 +89,7 @@ struct Report<'a> {
 
 /// Runs `skiff broadcast`.
 pub fn run(args: &BroadcastArgs, global: &Global) -> Result<i32> {
-    let host = Host::probe().with_off(&global.off);
+    let host = host_for(global);
     if let Some(task) = &args.on_node {
         return node::run(task, &host);
     }

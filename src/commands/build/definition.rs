@@ -34,12 +34,11 @@ use crate::plan::{IdMap, Root};
 use crate::sys::signals::catch_stop;
 
 /// Builds what a definition says.
-pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
+pub fn build(args: &BuildArgs, path: &Path, host: &Host, global: &Global) -> Result<()> {
     let started = Instant::now();
     let (definition, plan) = check::read_definition(path, args, global)?;
-    let host = Host::probe().with_off(&global.off);
     let config = Config::load(&config::files(|name| host.variable(name)))?;
-    let options = options(args, &host)?;
+    let options = options(args, host)?;
     let target = Target::open(args)?;
     catch_stop();
     let show = Show::new(global, args.json)?;
@@ -50,7 +49,7 @@ pub fn build(args: &BuildArgs, path: &Path, global: &Global) -> Result<()> {
         plan: &plan,
         text: &definition.text,
         options: &options,
-        host: &host,
+        host,
         config: &config,
         tell: &tell,
         fetch: &fetch,
@@ -231,15 +230,14 @@ fn pack(args: &BuildArgs, built: &Built, file: &File, global: &Global) -> Result
 }
 
 /// Prints what would be done, and where.
-pub fn dry_run(path: &Path, args: &BuildArgs, global: &Global) -> Result<i32> {
+pub fn dry_run(path: &Path, args: &BuildArgs, host: &Host, global: &Global) -> Result<i32> {
     let (_, plan): (_, BuildPlan) = check::read_definition(path, args, global)?;
     if args.json {
         return check::print(&plan, true);
     }
-    let host = Host::probe().with_off(&global.off);
-    let options = options(args, &host)?;
-    let place = workdir::place(options.tmpdir.as_deref(), &host)?;
-    let (ids, one_id_because) = building::ids(&building::plain_host(&host, options.ignore_subuid));
+    let options = options(args, host)?;
+    let place = workdir::place(options.tmpdir.as_deref(), host)?;
+    let (ids, one_id_because) = building::ids(&building::plain_host(host, options.ignore_subuid));
     let ids = match ids {
         IdMap::Whole => "all ids, as root".to_owned(),
         IdMap::Root { .. } => {

@@ -85,12 +85,12 @@ pub fn build(args: &BuildArgs, source: &OsStr, global: &Global) -> Result<()> {
 }
 
 /// Makes an image of one from elsewhere: as the flags say, or, where they say nothing, as `skiff pull` does.
-pub fn fetch(args: &BuildArgs, named: &Reference, global: &Global) -> Result<()> {
+pub fn fetch(args: &BuildArgs, named: &Reference, host: &Host, global: &Global) -> Result<()> {
     let started = Instant::now();
     // As in `skiff pull`: nothing is there to be taken away while it is fetched.
     drop(NewFile::create(&args.target, args.force)?);
     let wanted = Wanted { flags: &args.fetch, platform: &args.platform, disable_cache: args.disable_cache };
-    let session = Session::new(&Host::probe().with_off(&global.off), &wanted, global)?;
+    let session = Session::new(host, &wanted, global)?;
     // One of this machine is converted faster than it is copied out of the cache.
     let parts = match packs_as_usual(args)? && !named.is_near() {
         true => None,

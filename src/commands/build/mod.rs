@@ -31,7 +31,7 @@ use crate::cli::build::BuildArgs;
 use crate::cli::build_other::BUILD_OTHERS;
 use crate::cli::called;
 use crate::cli::other::Answer;
-use crate::commands::{obtain, warn};
+use crate::commands::{host_for, obtain, warn};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::plan::asked::switch;
@@ -42,7 +42,7 @@ const OF_CONTAINERS: [&str; 4] = ["nv", "nvccli", "rocm", "compat32"];
 
 /// Runs `skiff build`.
 pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
-    let host = Host::probe().with_off(&global.off);
+    let host = host_for(global);
     let args = &variables::with_variables(args, &host)?;
     let named = match &args.source {
         Some(source) => Path::new(source),
@@ -54,15 +54,15 @@ pub fn run(args: &BuildArgs, global: &Global) -> Result<i32> {
         return check::run(args, global);
     }
     if args.dry_run {
-        return definition::dry_run(named, args, global);
+        return definition::dry_run(named, args, &host, global);
     }
     let source = args.source.as_deref().unwrap_or(OsStr::new(""));
     let result = if from_definition {
-        definition::build(args, named, global)
+        definition::build(args, named, &host, global)
     } else if args.sandbox {
         sandbox::build(args, source, global)
     } else if let Some(named) = obtain::elsewhere(named)? {
-        image::fetch(args, &named, global)
+        image::fetch(args, &named, &host, global)
     } else {
         ensure_there(named)?;
         image::build(args, source, global)

@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use self::fetch::{Session, Sif, Wanted};
 use crate::cli::Global;
 use crate::cli::fetch::{FetchFlags, PlatformFlags};
+use crate::commands::host_for;
 use crate::error::{Context, Error, Kind, Result};
-use crate::host::Host;
 use crate::image::{self, Image};
 use crate::oci::reference::{self, Reference};
 use crate::sys::process;
@@ -51,7 +51,7 @@ fn without_flags<T>(work: impl FnOnce(&Wanted<'_>) -> T) -> T {
 /// # Errors
 /// Those of [`Session::sif`].
 pub fn fetched(named: &Reference, wanted: &Wanted<'_>, global: &Global) -> Result<Sif> {
-    let sif = Session::new(&Host::probe().with_off(&global.off), wanted, global)?.sif(named)?;
+    let sif = Session::new(&host_for(global), wanted, global)?.sif(named)?;
     // Containers are started by a process of one thread.
     if !process::wait_until_alone() {
         return Err(Error::new(Kind::Internal, format!("a thread that fetched {named} does not end")));
