@@ -5,16 +5,19 @@
 //! directories, and `tar`, `cp -r`, `grep -r` and `find | xargs` read them so.
 //!
 //! ```text
-//! inode table   a b c d e f g h i j k …
+//! inode table   a b c d e f g h i j k … p q r …
 //! a read        nothing yet: it may be the only one
 //! b read        near after a: it may be chance
-//! c read        a sequence; c's reader has d and e before we could, so hand over f g h i
-//! j read        the sequence goes on: hand over m … t, but for the one in the middle, the mark
-//! mark read     the reader has come so far: hand over the next, twice as many
+//! c read        a sequence; c's reader has d and e before we could, so hand over f g h i, but for the one in the
+//!               middle, the mark
+//! mark read     the reader has come so far: hand over twice as many of the next
+//! …             up to p, of which the kernel does not know yet: its directory has not been listed
+//! p listed      hand over p q r …, until as many are handed over as may be without a read; what the kernel does not
+//!               take yet, since the program that listed them has not gone on, is tried again at the next listing
 //! ```
 //!
 //! A read of the mark is the only way to learn that the reader goes on, since the kernel asks nothing about files that
-//! it has. A file that the kernel has not looked up yet cannot be handed over, and may be later.
+//! it has. It takes data only of files that it knows.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,12 +26,12 @@ use crate::image::squashfs::{Content, Inode, Squashfs};
 
 /// The longest file that is handed over, in bytes.
 const MOST_FILE_BYTES: u64 = 512 << 10;
-/// Most files, and most bytes, that are handed over ahead of a reader.
+/// Most files that are handed over without a read, and most bytes at a time.
 const MOST_FILES: usize = 64;
 const MOST_BYTES: u64 = 4 << 20;
 /// Files that are handed over first.
 const FIRST_FILES: usize = 4;
-/// How near, in files, the second file of a sequence is to the first.
+/// How near, in files, a read goes on with a sequence.
 const NEAR_FILES: usize = 4;
 /// Files right after the one that is read, which are left to the reader: it would ask for them meanwhile.
 const LEFT_FILES: usize = 2;
@@ -38,6 +41,8 @@ const PASSED_OVER: usize = 4;
 const READERS: usize = 16;
 /// Files that are remembered as handed over, or about to be.
 const REMEMBERED: usize = 2048;
+/// Inodes with greater numbers are not remembered as known to the kernel: at most 2 MiB.
+const MOST_KNOWN: usize = 16 << 20;
 
 /// What is being read in sequence.
 #[derive(Default)]
@@ -49,58 +54,98 @@ pub struct Follow {
 struct State {
     /// Newest first.
     readers: VecDeque<Reader>,
-    /// Places of the files that are handed over, or about to be; and the same in order of arrival.
-    given: HashSet<u64>,
-    order: VecDeque<u64>,
+    known: Known,
+    given: Given,
+    /// Files that could not be handed over.
+    early: Vec<Arc<Inode>>,
 }
 
 /// One sequence. Places are those of inodes in the table ([`crate::image::squashfs::InodeRef`]).
 struct Reader {
-    /// The file read last.
+    /// The place of the file read last.
     at: u64,
-    /// A file up to here goes on with the sequence.
+    /// A file up to this place goes on with the sequence.
     until: u64,
-    /// The file that is left out, so that its read is seen.
-    mark: u64,
-    /// How many files to hand over next; 0 while there was but one.
+    /// The inode up to which all is handed over, or passed over.
+    handed: Arc<Inode>,
+    /// The number of the file after it, if the kernel does not know that yet.
+    awaited: Option<u32>,
+    /// How many files may be handed over without a read; 0 while there was but one.
     files: usize,
+    /// How many of them are left.
+    left: usize,
+    /// When so many are left, the next file is the mark.
+    mark: usize,
+}
+
+/// The inodes that the kernel was told of, a bit for each number. It may have forgotten them meanwhile.
+#[derive(Default)]
+struct Known(Vec<u64>);
+
+/// The places of files that are handed over, or about to be; and the same in order of arrival.
+#[derive(Default)]
+struct Given {
+    places: HashSet<u64>,
+    order: VecDeque<u64>,
 }
 
 impl Follow {
+    /// Notes that the kernel is about to be told of `inode`.
+    pub fn tell(&self, inode: &Inode) {
+        self.lock().known.add(inode.number);
+    }
+
+    /// The files to hand over now that the kernel was told of some.
+    pub fn told(&self, image: &Squashfs) -> Vec<Arc<Inode>> {
+        let State { readers, known, given, .. } = &mut *self.lock();
+        let may_go_on = |reader: &&mut Reader| reader.awaited.is_some_and(|number| known.has(number));
+        readers.iter_mut().filter(may_go_on).flat_map(|reader| reader.go_on(image, known, given)).collect()
+    }
+
     /// Notes that `inode` is being read from its start, and gives the files to hand over.
     pub fn note(&self, image: &Squashfs, inode: &Arc<Inode>) -> Vec<Arc<Inode>> {
         let place = inode.reference.0;
-        let mut state = self.lock();
-        let was_given = state.given.remove(&place);
-        let found = state.readers.iter().position(|reader| reader.at < place && place <= reader.until);
-        let Some(mut reader) = found.and_then(|index| state.readers.remove(index)) else {
-            let until = after(image, inode, NEAR_FILES).last().map_or(place, |last| last.reference.0);
-            state.readers.push_front(Reader { at: place, until, mark: 0, files: 0 });
-            state.readers.truncate(READERS);
+        let State { readers, known, given, .. } = &mut *self.lock();
+        let was_given = given.places.remove(&place);
+        let found = readers.iter().position(|reader| reader.at < place && place <= reader.until);
+        let Some(mut reader) = found.and_then(|index| readers.remove(index)) else {
+            readers.push_front(Reader::new(image, inode));
+            readers.truncate(READERS);
             return Vec::new();
         };
-        reader.at = place;
+        let next = reader.has_read(image, inode);
         let next = if was_given {
             // The reader is faster than we are: it must not meet us at the next file.
-            for file in after(image, inode, LEFT_FILES) {
-                state.given.remove(&file.reference.0);
+            for file in next {
+                given.places.remove(&file.reference.0);
             }
             Vec::new()
         } else {
-            state.next_files(image, inode, &mut reader)
+            reader.go_on(image, known, given)
         };
-        state.readers.push_front(reader);
+        readers.push_front(reader);
         next
     }
 
     /// Whether the file is still to be handed over: its reader may have been faster.
     pub fn is_wanted(&self, inode: &Inode) -> bool {
-        self.lock().given.contains(&inode.reference.0)
+        self.lock().given.places.contains(&inode.reference.0)
     }
 
-    /// The file could not be handed over; it may be asked for again.
-    pub fn not_given(&self, inode: &Inode) {
-        self.lock().given.remove(&inode.reference.0);
+    /// The file could not be handed over; it may be asked for `again`.
+    pub fn not_given(&self, inode: &Arc<Inode>, again: bool) {
+        let State { given, early, .. } = &mut *self.lock();
+        given.places.remove(&inode.reference.0);
+        if again && early.len() < MOST_FILES {
+            early.push(Arc::clone(inode));
+        }
+    }
+
+    /// The files that could not be handed over: the kernel may just have been told of them then, and does not know them
+    /// before the program that asked has gone on.
+    pub fn again(&self) -> Vec<Arc<Inode>> {
+        let State { given, early, .. } = &mut *self.lock();
+        std::mem::take(early).into_iter().filter(|file| given.add(file.reference.0)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,50 +153,110 @@ impl Follow {
     }
 }
 
-impl State {
-    /// The files to hand over now that `inode` was read.
-    fn next_files(&mut self, image: &Squashfs, inode: &Arc<Inode>, reader: &mut Reader) -> Vec<Arc<Inode>> {
-        let mut next = after(image, inode, LEFT_FILES + reader.files.max(FIRST_FILES));
-        if let Some(last) = next.last() {
-            reader.until = reader.until.max(last.reference.0);
+impl Reader {
+    /// Of the file that was read first.
+    fn new(image: &Squashfs, inode: &Arc<Inode>) -> Self {
+        let mut reader = Self {
+            at: inode.reference.0,
+            until: 0,
+            handed: Arc::clone(inode),
+            awaited: None,
+            files: 0,
+            left: 0,
+            mark: 0,
+        };
+        reader.look_out(image);
+        reader
+    }
+
+    /// Notes the next file that was read, and gives those right after it.
+    fn has_read(&mut self, image: &Squashfs, inode: &Arc<Inode>) -> Vec<Arc<Inode>> {
+        let next: Vec<_> = files_after(image, inode, LEFT_FILES).collect();
+        self.at = inode.reference.0;
+        if self.handed.reference.0 < self.at {
+            self.handed = Arc::clone(next.last().unwrap_or(inode));
+            self.look_out(image);
         }
-        if reader.files == 0 {
-            reader.files = FIRST_FILES;
-            return Vec::new();
-        }
-        next.drain(..LEFT_FILES.min(next.len()));
-        reader.mark = next.get(next.len() / 2).map_or(0, |file| file.reference.0);
-        reader.files = (reader.files * 2).min(MOST_FILES);
-        next.retain(|file| file.reference.0 != reader.mark && !self.given.contains(&file.reference.0));
-        for file in &next {
-            self.given.insert(file.reference.0);
-            self.order.push_back(file.reference.0);
-        }
-        while self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.given.remove(&oldest);
-        }
+        (self.left, self.mark) = (self.files, self.files / 2);
+        self.files = if self.files == 0 { FIRST_FILES } else { (self.files * 2).min(MOST_FILES) };
         next
+    }
+
+    /// The files to hand over next.
+    fn go_on(&mut self, image: &Squashfs, known: &Known, given: &mut Given) -> Vec<Arc<Inode>> {
+        let (mut files, mut bytes) = (Vec::with_capacity(self.left), 0);
+        self.awaited = None;
+        let from = Arc::clone(&self.handed);
+        for file in files_after(image, &from, self.left) {
+            if !known.has(file.number) {
+                self.awaited = Some(file.number);
+                break;
+            }
+            self.handed = Arc::clone(&file);
+            self.left -= 1;
+            bytes += file.size;
+            if self.left != self.mark && given.add(file.reference.0) {
+                files.push(file);
+            }
+            if bytes > MOST_BYTES {
+                break;
+            }
+        }
+        self.look_out(image);
+        files
+    }
+
+    /// Expects what comes after that which is handed over.
+    fn look_out(&mut self, image: &Squashfs) {
+        let last = files_after(image, &self.handed, NEAR_FILES).last();
+        self.until = self.until.max(last.map_or(0, |last| last.reference.0));
     }
 }
 
 /// Up to `files` files that come after `inode`, small enough to be handed over.
-fn after(image: &Squashfs, inode: &Arc<Inode>, files: usize) -> Vec<Arc<Inode>> {
-    let (mut found, mut bytes) = (Vec::with_capacity(files), 0);
-    let mut at = Arc::clone(inode);
-    for _ in 0..files * PASSED_OVER {
+fn files_after(image: &Squashfs, inode: &Arc<Inode>, files: usize) -> impl Iterator<Item = Arc<Inode>> {
+    let next = |at: &Arc<Inode>| {
         // What is broken is reported to who really reads it.
-        let Ok(Some(next)) = image.inode_after(&at) else { break };
-        let Ok(next) = image.inode(next) else { break };
-        at = next;
-        if matches!(at.content, Content::Regular(_)) && (1..=MOST_FILE_BYTES).contains(&at.size) {
-            bytes += at.size;
-            found.push(Arc::clone(&at));
-            if found.len() == files || bytes > MOST_BYTES {
-                break;
-            }
+        let next = image.inode_after(at).ok()??;
+        image.inode(next).ok()
+    };
+    let is_small = |inode: &Arc<Inode>| {
+        matches!(inode.content, Content::Regular(_)) && (1..=MOST_FILE_BYTES).contains(&inode.size)
+    };
+    std::iter::successors(next(inode), move |at| next(at))
+        .take(files * PASSED_OVER)
+        .filter(is_small)
+        .take(files)
+}
+
+impl Known {
+    fn add(&mut self, number: u32) {
+        let (word, bit) = (number as usize / 64, number % 64);
+        if word >= self.0.len() && word < MOST_KNOWN / 64 {
+            self.0.resize(word + 1, 0);
+        }
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= 1 << bit;
         }
     }
-    found
+
+    fn has(&self, number: u32) -> bool {
+        self.0.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+}
+
+impl Given {
+    /// False if it was one of them already.
+    fn add(&mut self, place: u64) -> bool {
+        if !self.places.insert(place) {
+            return false;
+        }
+        self.order.push_back(place);
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.places.remove(&oldest);
+        }
+        true
+    }
 }

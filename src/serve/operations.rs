@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::readahead::{ReadAhead, give_way};
 use super::store::{LONGEST_REQUEST_SECONDS, Storer};
+use super::walk::Walk;
 use super::wire::{self, opcode};
 use super::worker::{Answer, Options};
 use super::{Owner, wire::RequestHeader, xattrs};
@@ -44,7 +45,7 @@ pub struct Files {
 
 impl Files {
     /// Opens the image.
-    pub fn new(file: Arc<File>, options: Options) -> Self {
+    pub fn new(file: Arc<File>, options: Options, walk: Arc<Walk>) -> Self {
         let source = Source::new(file, options.offset, options.length);
         let caches = OpenOptions {
             data_cache_bytes: DATA_CACHE_BYTES,
@@ -52,7 +53,7 @@ impl Files {
             inode_cache: INODES_KEPT,
         };
         let image = Squashfs::open(source, caches).ok();
-        Self { image, owner: options.owner, read_ahead: ReadAhead::new() }
+        Self { image, owner: options.owner, read_ahead: ReadAhead::new(walk) }
     }
 
     /// Answers one request; false when the kernel waits for no answer.
@@ -120,7 +121,10 @@ impl Files {
 
     /// What follows an answer: reading ahead of what was read; with `store`, also into the page cache.
     pub fn after(&self, header: &RequestHeader, request: &[u8], store: bool) {
-        if let (opcode::READ, Some(image)) = (header.opcode, &self.image)
+        let Some(image) = &self.image else { return };
+        if header.opcode == opcode::READDIRPLUS && store {
+            self.read_ahead.told(image);
+        } else if header.opcode == opcode::READ
             && let Some((read, _)) = wire::arguments::<wire::ReadIn>(request)
             && let Ok(inode) = inode(image, header.node)
         {
@@ -146,9 +150,9 @@ impl Files {
     }
 
     /// Decodes and stores ahead of readers, for ever: the life of one thread.
-    pub fn read_ahead(&self, storer: &Storer<'_>) {
+    pub fn read_ahead(&self, storer: &Storer<'_>, processor: Option<usize>) {
         if let Some(image) = &self.image {
-            self.read_ahead.work(image, storer);
+            self.read_ahead.work(image, storer, processor);
         }
     }
 
@@ -156,7 +160,11 @@ impl Files {
         let directory = inode(image, node)?;
         let name = name_of(request).ok_or(libc::EINVAL)?;
         match image.lookup(&directory, name).map_err(|_| libc::EIO)? {
-            Some(found) => answer.put(&self.entry(image, &*image.inode(found).map_err(|_| libc::EIO)?)),
+            Some(found) => {
+                let inode = image.inode(found).map_err(|_| libc::EIO)?;
+                self.read_ahead.tell(&inode);
+                answer.put(&self.entry(image, &inode));
+            }
             // Node 0 is "no such name", and as lasting as everything else here.
             None => answer.put(&wire::EntryOut { entry_valid_seconds: FOR_EVER, ..Default::default() }),
         }
@@ -189,7 +197,10 @@ impl Files {
                 }
                 if with_attributes {
                     match image.inode(entry.reference) {
-                        Ok(inode) => answer.put(&self.entry(image, &inode)),
+                        Ok(inode) => {
+                            self.read_ahead.tell(&inode);
+                            answer.put(&self.entry(image, &inode));
+                        }
                         // The name is listed; looking it up will tell what is wrong with it.
                         Err(error) if answer.bytes.is_empty() => {
                             failed = Some(error);

@@ -7,11 +7,14 @@
 //! that come next are put into the page cache ([`super::follow`]).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 
 use super::follow::Follow;
 use super::store::Storer;
+use super::walk::Walk;
 use crate::image::squashfs::{Block, Content, Inode, Part, Squashfs};
+use crate::sys::processors;
 
 /// Files whose last read is remembered.
 const REMEMBERED: usize = 64;
@@ -26,14 +29,18 @@ const PROGRAM_BLOCKS: u64 = 16;
 enum Work {
     Block(Arc<Inode>, u64),
     Fragment(u32),
-    Files(Vec<Arc<Inode>>),
+    /// To be put into the page cache; `again` if it may be tried again.
+    Files {
+        files: Vec<Arc<Inode>>,
+        again: bool,
+    },
 }
 
 /// What was read last, and what is to be decoded.
 pub struct ReadAhead {
     state: Mutex<State>,
-    work: Condvar,
     follow: Follow,
+    walk: Arc<Walk>,
 }
 
 #[derive(Default)]
@@ -42,7 +49,14 @@ struct State {
     readers: VecDeque<Reader>,
     last_fragment: Option<u32>,
     waiting: VecDeque<Work>,
-    idle: usize,
+    asleep: Vec<Sleeper>,
+}
+
+/// A thread that waits for work.
+struct Sleeper {
+    thread: Thread,
+    /// The processor that it is kept to.
+    processor: Option<usize>,
 }
 
 /// One file that is being read.
@@ -57,8 +71,12 @@ struct Reader {
 }
 
 impl ReadAhead {
-    pub fn new() -> Self {
-        Self { state: Mutex::default(), work: Condvar::new(), follow: Follow::default() }
+    pub fn new(walk: Arc<Walk>) -> Self {
+        Self { state: Mutex::default(), follow: Follow::default(), walk }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that `size` bytes of `inode` at `offset` were read, and asks for what comes next; with `store`, also for
@@ -73,7 +91,7 @@ impl ReadAhead {
         let (first, after) = (offset / block_bytes, end.div_ceil(block_bytes));
         let program = offset == 0 && end < inode.size && is_program(image, inode);
         let files = if store && offset == 0 { self.follow.note(image, inode) } else { Vec::new() };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let before = state.waiting.len();
         for index in state.next_blocks(inode.reference.0, first, after, blocks) {
             state.ask(Work::Block(Arc::clone(inode), index));
@@ -87,33 +105,68 @@ impl ReadAhead {
             state.ask(Work::Fragment(next));
         }
         if !files.is_empty() {
-            state.ask(Work::Files(files));
+            state.ask(Work::Files { files, again: true });
         }
-        let wake = (state.waiting.len() - before).min(state.idle);
-        drop(state);
-        for _ in 0..wake {
-            self.work.notify_one();
+        let asked = state.waiting.len() - before;
+        self.wake(state, asked);
+    }
+
+    /// Notes that the kernel is about to be told of `inode`.
+    pub fn tell(&self, inode: &Inode) {
+        self.follow.tell(inode);
+    }
+
+    /// Asks for the files that the kernel was just told of, if they come next.
+    pub fn told(&self, image: &Squashfs) {
+        for (files, again) in [(self.follow.again(), false), (self.follow.told(image), true)] {
+            if !files.is_empty() {
+                let mut state = self.lock();
+                state.ask(Work::Files { files, again });
+                self.wake(state, 1);
+            }
         }
     }
 
-    /// Does what is asked for, for ever.
-    pub fn work(&self, image: &Squashfs, storer: &Storer<'_>) {
+    /// Wakes up to `wanted` threads, those first that are not kept to the processor of the caller: the program that was
+    /// just answered goes on there. In a walk that processor has enough to do.
+    fn wake(&self, mut state: MutexGuard<'_, State>, wanted: usize) {
+        let (here, in_a_walk) = (processors::here(), self.walk.awake().is_some());
+        let mut next = || {
+            let sleepers = &mut state.asleep;
+            let elsewhere = sleepers.iter().position(|sleeper| sleeper.processor != here);
+            let index = elsewhere.or(sleepers.len().checked_sub(1).filter(|_| !in_a_walk))?;
+            Some(sleepers.swap_remove(index).thread)
+        };
+        let threads: Vec<Thread> = (0..wanted).map_while(|_| next()).collect();
+        drop(state);
+        threads.iter().for_each(Thread::unpark);
+    }
+
+    /// Does what is asked for, for ever, in a thread that is kept to a processor, or to none.
+    pub fn work(&self, image: &Squashfs, storer: &Storer<'_>, processor: Option<usize>) {
+        let thread = std::thread::current();
         loop {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let work = loop {
-                if let Some(work) = state.waiting.pop_front() {
-                    break work;
+            let mut state = self.lock();
+            // Still there if it was not for work that it was woken.
+            state.asleep.retain(|sleeper| sleeper.thread.id() != thread.id());
+            let Some(work) = state.waiting.pop_front() else {
+                let keeps_awake = processor.is_some() && self.walk.awake() == processor;
+                if !keeps_awake {
+                    state.asleep.push(Sleeper { thread: thread.clone(), processor });
                 }
-                state.idle += 1;
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.idle -= 1;
+                drop(state);
+                match keeps_awake {
+                    true => self.walk.keep_awake(|| !self.lock().waiting.is_empty()),
+                    false => std::thread::park(),
+                }
+                continue;
             };
             drop(state);
             // What cannot be decoded is reported to who really reads it.
             match work {
                 Work::Block(inode, index) => drop(image.prefetch_block(&inode, index)),
                 Work::Fragment(index) => drop(image.prefetch_fragment(index)),
-                Work::Files(files) => self.store(image, &files, storer),
+                Work::Files { files, again } => self.store(image, &files, again, storer),
             }
             give_way();
         }
@@ -121,10 +174,10 @@ impl ReadAhead {
 }
 
 impl ReadAhead {
-    fn store(&self, image: &Squashfs, files: &[Arc<Inode>], storer: &Storer<'_>) {
+    fn store(&self, image: &Squashfs, files: &[Arc<Inode>], again: bool, storer: &Storer<'_>) {
         for file in files {
             if self.follow.is_wanted(file) && storer.store(image, file).is_err() {
-                self.follow.not_given(file);
+                self.follow.not_given(file, again);
             }
             give_way();
         }

@@ -18,12 +18,12 @@
 //! it waits in the kernel until requests come quickly again. It gives way to whatever else wants its processor, and
 //! where that cost a slice of the scheduler's, it does not look again for a good while.
 //!
-//! Of two processors, one is better kept awake than looked on, while a program walks through directories
-//! ([`super::walk`]): the leader then passes the lead on and does that.
+//! Of two processors, one is better kept awake than looked on while a program goes through many files
+//! ([`super::walk`]): the leader then has the thread that decodes ahead there do that, keeps off it, and waits.
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::walk::Walk;
@@ -45,7 +45,7 @@ pub struct Turns {
     passed: Condvar,
     /// There is more than one processor: a leader that looks does not keep the program from asking.
     may_look: bool,
-    walk: Walk,
+    walk: Arc<Walk>,
 }
 
 #[derive(Default)]
@@ -55,14 +55,9 @@ struct State {
 }
 
 impl Turns {
-    /// Nobody leads yet. `two_cores`: there are two processors, each a core of its own.
-    pub fn new(processors: usize, two_cores: bool) -> Self {
-        Self {
-            state: Mutex::default(),
-            passed: Condvar::new(),
-            may_look: processors > 1,
-            walk: Walk::new(two_cores),
-        }
+    /// Nobody leads yet.
+    pub fn new(processors: usize, walk: Arc<Walk>) -> Self {
+        Self { state: Mutex::default(), passed: Condvar::new(), may_look: processors > 1, walk }
     }
 
     /// Waits until nobody leads, and leads.
@@ -84,11 +79,6 @@ impl Turns {
         if wake {
             self.passed.notify_one();
         }
-    }
-
-    /// Whether a thread waits for the lead.
-    fn is_wanted(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).asleep > 0
     }
 }
 
@@ -129,9 +119,8 @@ impl<'a> Turn<'a> {
             let begin = Instant::now();
             if self.kept_off.is_some() {
                 slots::wait_for_request(queue);
-            } else if self.turns.walk.is_worth_it() && self.turns.is_wanted() {
-                self.leads = false;
-                self.turns.walk.keep_awake(|| self.turns.pass());
+            } else if self.turns.walk.is_worth_it() && self.turns.walk.begin() {
+                continue;
             } else if self.turns.may_look && self.look.is_worth_it() {
                 while begin.elapsed() < LOOK {
                     std::thread::yield_now();
@@ -160,15 +149,16 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Before a request is answered: passes the lead on if that may take long and others would wait for it, or if there
+    /// Before a request (`bytes` of it) is answered: passes the lead on if that may take long and others would wait for it, or if there
     /// is more than one thread can do.
     pub fn share(
         &mut self,
         header: &RequestHeader,
+        bytes: &[u8],
         takes_long: impl FnOnce() -> bool,
         queue: BorrowedFd<'_>,
     ) {
-        self.turns.walk.note(header);
+        self.turns.walk.note(header, bytes);
         let others_wait = || takes_long() && (self.turns.walk.others_ask() || slots::has_request(queue));
         if self.leads && (self.streak >= STREAK || others_wait()) {
             self.turns.pass();
@@ -230,7 +220,7 @@ mod tests {
 
     #[test]
     fn one_leads_at_a_time_and_all_have_their_turn() {
-        let turns = Turns::new(2, true);
+        let turns = Turns::new(2, Arc::new(Walk::new(true)));
         let (leaders, total) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -250,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_fails_leaves_the_lead() {
-        let turns = Turns::new(2, true);
+        let turns = Turns::new(2, Arc::new(Walk::new(true)));
         let failed = std::thread::scope(|scope| {
             let failing = || {
                 let mut turn = Turn::new(&turns);

@@ -22,7 +22,7 @@ use super::message::{self, HAND_OVER, Message};
 use super::operations::{self, Files};
 use super::store::{Store, Storer};
 use super::turns::{Turn, Turns};
-use super::walk::share_a_core;
+use super::walk::{Walk, share_a_core};
 use super::{Owner, sandbox, wire};
 use crate::image::squashfs::Bytes;
 use crate::sys::slots::{Slot, SlotTable};
@@ -65,14 +65,15 @@ pub fn run(
     // Before any thread is started: each inherits what is forbidden.
     sandbox::enter();
     let image = Arc::new(image);
-    let files = Files::new(Arc::clone(&image), options);
+    let walk = Arc::new(Walk::new(two_cores));
+    let files = Files::new(Arc::clone(&image), options, Arc::clone(&walk));
     let (device, slots) = (OnceLock::new(), &slots);
     let store = Store { image: &image, device: &device, slots };
     let processors = mine.len().max(1);
-    let (alone, turns) = (Mutex::new(()), Turns::new(processors, two_cores));
+    let (alone, turns) = (Mutex::new(()), Turns::new(processors, Arc::clone(&walk)));
     let shared = Shared { files: &files, slots, alone: &alone, turns: &turns };
     std::thread::scope(|scope| {
-        let (files, shared, store, mine) = (&files, &shared, &store, mine.as_slice());
+        let (files, shared, store, walk, mine) = (&files, &shared, &store, &walk, mine.as_slice());
         // All threads wait for work before there is any: any slot may hold a request of a dead worker, and the
         // first container waits for its first answer.
         for number in 0..processors.min(MOST_AHEAD) {
@@ -82,10 +83,12 @@ pub fn run(
                 }
                 // A processor that expects to idle for less than half a millisecond takes no work from another's queue:
                 // of two, one was often seen idle while both of these threads were queued on the other.
-                if let ([_, _], Some(one)) = (mine, mine.get(number)) {
-                    processors::keep_to(*one);
+                let processor = mine.get(number).copied().filter(|_| mine.len() == 2);
+                if let Some(processor) = processor {
+                    processors::keep_to(processor);
+                    walk.is_kept_to(processor);
                 }
-                files.read_ahead(&Storer::new(store));
+                files.read_ahead(&Storer::new(store), processor);
             });
         }
         let others: Vec<Sender<OwnedFd>> = (1..slots.len())
@@ -150,7 +153,7 @@ fn serve_queue(shared: &Shared<'_>, index: usize, queue: &OwnedFd) {
             },
         }
         if let Some((header, bytes)) = wire::request(slot.request()) {
-            turn.share(&header, || files.takes_long(&header, bytes), queue);
+            turn.share(&header, bytes, || files.takes_long(&header, bytes), queue);
             if operations::gives_up(&header, bytes) {
                 slots.may_store().store(1, Ordering::Relaxed);
             }

@@ -164,9 +164,18 @@ int main(int argc, char **argv) {
 }
 "#;
 
-/// Whether each of the data files is in the page cache: 0 not at all, 1 in part, 2 the whole.
-fn cached(shell: &mut Shell) -> Vec<u8> {
-    let printed = shell.ask("/zcached /data/*");
+/// A shell in an image of `tree`, which has that program.
+fn shell_with_cached(place: &Place, tree: &Path) -> Shell {
+    place.write("cached.c", CACHED);
+    let mut compiler = place.command("gcc");
+    finish(compiler.args(["-O2", "-static", "-o", "tree/zcached", "cached.c"])).ok();
+    place.build("data.sif", tree);
+    Shell::start(place, "data.sif")
+}
+
+/// Whether each of the files is in the page cache: 0 not at all, 1 in part, 2 the whole.
+fn cached(shell: &mut Shell, files: &str) -> Vec<u8> {
+    let printed = shell.ask(&format!("/zcached {files}"));
     printed.split(' ').map(|word| word.parse().expect("cached prints numbers")).collect()
 }
 
@@ -177,17 +186,13 @@ fn files_that_come_next_are_in_the_page_cache_unasked() {
     }
     let place = Place::new("serve-follow");
     let (tree, sums) = data_tree(&place, 120);
-    place.write("cached.c", CACHED);
-    let mut compiler = place.command("gcc");
-    finish(compiler.args(["-O2", "-static", "-o", "tree/zcached", "cached.c"])).ok();
-    place.build("data.sif", &tree);
-    let mut shell = Shell::start(&place, "data.sif");
+    let mut shell = shell_with_cached(&place, &tree);
     // The kernel knows all of them by their names.
     assert_eq!(shell.ask("ls -l /data | wc -l"), "121");
-    assert!(cached(&mut shell).iter().all(|state| *state == 0));
+    assert!(cached(&mut shell, "/data/*").iter().all(|state| *state == 0));
     // Two files far apart bring nothing else.
     shell.ask("cat /data/118 /data/112 | wc -c");
-    let now = cached(&mut shell);
+    let now = cached(&mut shell, "/data/*");
     assert_eq!(now.iter().filter(|state| **state > 0).count(), 2, "{now:?}");
     // One after the other, small files that come next are brought, but not all that there are.
     let size =
@@ -196,16 +201,50 @@ fn files_that_come_next_are_in_the_page_cache_unasked() {
     let in_order =
         small.iter().take(5).map(|index| format!("/data/{index:03}")).collect::<Vec<_>>().join(" ");
     shell.ask(&format!("cat {in_order} | wc -c"));
-    while small[5..11].iter().filter(|index| cached(&mut shell)[**index] == 2).count() < 3 {
+    while small[5..11].iter().filter(|index| cached(&mut shell, "/data/*")[**index] == 2).count() < 3 {
         std::thread::yield_now();
     }
-    let now = cached(&mut shell);
+    let now = cached(&mut shell, "/data/*");
     assert!(small[40..].iter().all(|index| now[*index] == 0), "files far ahead are brought: {now:?}");
     // And they are what they should be.
     for line in sums.lines() {
         let path = line.rsplit(' ').next().expect("a path");
         assert_eq!(shell.ask(&format!("cd /; sha256sum {path}")), line);
     }
+    shell.end();
+}
+
+#[test]
+fn files_of_a_directory_that_comes_next_are_in_the_page_cache_once_it_is_listed() {
+    if !able(&[Need::Userns, Need::Fuse, Need::Busybox, Need::RequestTimeout]) {
+        return;
+    }
+    let place = Place::new("serve-listed");
+    let tree = place.work("tree");
+    busybox_tree(&tree);
+    for directory in 0..20 {
+        fs::create_dir_all(tree.join(format!("data/{directory:02}"))).expect("directory");
+        for file in 0..6 {
+            let text = format!("{directory} {file}\n").repeat(1000);
+            place.write(&format!("tree/data/{directory:02}/{file}"), text);
+        }
+    }
+    give(&tree);
+    let mut shell = shell_with_cached(&place, &tree);
+    // One directory's files are read one after the other; then the next ones are listed, and nothing of them is read.
+    shell.ask("ls -l /data/00 >/dev/null; cat /data/00/* | wc -c");
+    for directory in 1..20 {
+        shell.ask(&format!("ls -l /data/{directory:02} | wc -l"));
+    }
+    let brought =
+        |shell: &mut Shell, names: &str| cached(shell, names).iter().filter(|state| **state == 2).count();
+    // Where the machine has much else to do, some are brought before the kernel knows them, in vain.
+    while brought(&mut shell, "/data/0[1-9]/*") == 0 {
+        std::thread::yield_now();
+    }
+    // Nobody read what was brought, so it does not go on for ever.
+    assert_eq!(brought(&mut shell, "/data/1[2-9]/*"), 0);
+    assert_eq!(shell.ask("cat /data/01/3 | sort | uniq -c").trim(), "1000 1 3");
     shell.end();
 }
 
