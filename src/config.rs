@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Context, Error, Kind, Result, is_absent};
 
@@ -77,12 +78,7 @@ impl Config {
 
     fn add(&mut self, path: &Path) -> Result<()> {
         let tried = || format!("cannot read configuration {path:?}");
-        let Some(text) = read(path, tried)? else {
-            return Ok(());
-        };
-        // An empty file, or one of comments alone, is a null document.
-        let file: Option<File> = serde_yaml::from_str(&text).map_err(|error| misread(tried(), &error))?;
-        let File { bind, linger, mpi, gpu } = file.unwrap_or_default();
+        let File { bind, linger, mpi, gpu } = read(path, tried)?;
         if let Some(relative) = mpi.as_deref().filter(|path| !path.is_absolute()) {
             return Err(Error::usage(tried()).because(format!("mpi: {relative:?} is not an absolute path")));
         }
@@ -94,8 +90,21 @@ impl Config {
     }
 }
 
+/// The settings of a YAML file; the default where there is no such file, or nothing in it.
+///
+/// # Errors
+/// The file cannot be read, is no regular one or larger than 1 MiB, or has a mistake, which is told with its line.
+pub fn read<T: DeserializeOwned + Default>(path: &Path, tried: impl Fn() -> String) -> Result<T> {
+    let Some(text) = read_text(path, &tried)? else {
+        return Ok(T::default());
+    };
+    // An empty file, or one of comments alone, is a null document.
+    let settings: Option<T> = serde_yaml::from_str(&text).map_err(|error| misread(tried(), &error))?;
+    Ok(settings.unwrap_or_default())
+}
+
 /// The text of a file; none where there is no such file.
-fn read(path: &Path, tried: impl Fn() -> String) -> Result<Option<String>> {
+fn read_text(path: &Path, tried: impl Fn() -> String) -> Result<Option<String>> {
     // One that is a pipe would be waited for.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = match std::fs::File::options().read(true).custom_flags(flags).open(path) {

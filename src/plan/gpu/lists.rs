@@ -9,12 +9,12 @@
 //!   missing: [[libze_loader.so], [libze_intel_gpu.so, libigdgmm.so]]
 //! ```
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::config;
+use crate::error::{Context, Kind, Result};
 use crate::host::Host;
 use crate::host::gpu::fits;
 
@@ -22,8 +22,6 @@ use crate::host::gpu::fits;
 const DEFAULTS: &str = include_str!("lists.yaml");
 /// The site's additions.
 pub const SITE_FILE: &str = "/etc/skiff/gpu.yaml";
-/// No such file is larger.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// What one flag brings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -111,21 +109,7 @@ impl Lists {
             .context(Kind::Internal, || "cannot read the lists of GPU files".to_owned())?;
         let path = host.real(Path::new(SITE_FILE));
         let tried = || format!("cannot read the list of GPU files {SITE_FILE:?}");
-        match std::fs::metadata(&path) {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-            Err(error) => return Err(error).tried(tried),
-            Ok(status) if status.len() > MAX_BYTES => {
-                return Err(Error::new(Kind::Io, tried()).because("larger than 1 MiB"));
-            }
-            Ok(_) => {
-                let text = std::fs::read_to_string(&path).tried(tried)?;
-                // A file of comments alone is a null document.
-                let site: Option<Self> = serde_yaml::from_str(&text).map_err(|error| {
-                    Error::new(Kind::Io, tried()).because(error).hint("docs/gpu.md tells its form")
-                })?;
-                lists.add(site.unwrap_or_default());
-            }
-        }
+        lists.add(config::read(&path, tried).map_err(|error| error.hint("docs/gpu.md tells its form"))?);
         Ok(lists)
     }
 
@@ -162,10 +146,13 @@ mod tests {
         assert!(lists.nv.leaves_out("nvidia-debugdump") && !lists.nv.leaves_out("nvidia-smi"));
         assert_eq!(lists.nv.files.last().unwrap(), "/opt/x");
         assert_eq!(lists.nv.files.len(), plain.nv.files.len() + 1);
-        std::fs::write(&file, "nv:\n  librarys: [x]\n").unwrap();
-        let error = Lists::load(&host).unwrap_err();
-        let text = format!("{error} {:?}", error.hint);
-        assert!(text.contains("gpu.yaml") && text.contains("librarys") && text.contains("line 2"), "{text}");
+        for (mistake, line) in [("nv:\n  librarys: [x]\n", 2), ("nvidia: {}\n", 1)] {
+            std::fs::write(&file, mistake).unwrap();
+            let error = Lists::load(&host).unwrap_err();
+            let text = format!("{error} {:?}", error.hint);
+            let parts = [format!("gpu.yaml\": line {line}: "), "unknown field".into(), "docs/gpu.md".into()];
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        }
     }
 
     #[test]
