@@ -26,7 +26,7 @@ use crate::image::squashfs::{Content, Inode, Squashfs};
 
 /// The longest file that is handed over, in bytes.
 const MOST_FILE_BYTES: u64 = 512 << 10;
-/// Most files that are handed over without a read, and most bytes at a time.
+/// Most files that are handed over ahead of a reader, and most bytes at a time.
 const MOST_FILES: usize = 64;
 const MOST_BYTES: u64 = 4 << 20;
 /// Files that are handed over first.
@@ -41,12 +41,13 @@ const PASSED_OVER: usize = 4;
 const READERS: usize = 16;
 /// Files that are remembered as handed over, or about to be.
 const REMEMBERED: usize = 2048;
-/// Inodes with greater numbers are not remembered as known to the kernel: at most 2 MiB.
+/// Inodes with greater numbers are taken for known to the kernel: two MiB of bits.
 const MOST_KNOWN: usize = 16 << 20;
 
 /// What is being read in sequence.
 #[derive(Default)]
 pub struct Follow {
+    known: Known,
     state: Mutex<State>,
 }
 
@@ -54,9 +55,8 @@ pub struct Follow {
 struct State {
     /// Newest first.
     readers: VecDeque<Reader>,
-    known: Known,
     given: Given,
-    /// Files that could not be handed over.
+    /// Files that the kernel did not know yet.
     early: Vec<Arc<Inode>>,
 }
 
@@ -70,17 +70,15 @@ struct Reader {
     handed: Arc<Inode>,
     /// The number of the file after it, if the kernel does not know that yet.
     awaited: Option<u32>,
-    /// How many files may be handed over without a read; 0 while there was but one.
+    /// How many files may be handed over ahead of the reader; 0 while there was but one.
     files: usize,
-    /// How many of them are left.
-    left: usize,
-    /// When so many are left, the next file is the mark.
-    mark: usize,
+    /// The places of those that are.
+    ahead: VecDeque<u64>,
 }
 
-/// The inodes that the kernel was told of, a bit for each number. It may have forgotten them meanwhile.
+/// The inodes that the kernel was told of by this worker, a bit for each number. It may have forgotten them meanwhile.
 #[derive(Default)]
-struct Known(Vec<u64>);
+struct Known(Mutex<Vec<u64>>);
 
 /// The places of files that are handed over, or about to be; and the same in order of arrival.
 #[derive(Default)]
@@ -92,21 +90,26 @@ struct Given {
 impl Follow {
     /// Notes that the kernel is about to be told of `inode`.
     pub fn tell(&self, inode: &Inode) {
-        self.lock().known.add(inode.number);
+        self.known.set(inode.number, true);
     }
 
     /// The files to hand over now that the kernel was told of some.
     pub fn told(&self, image: &Squashfs) -> Vec<Arc<Inode>> {
-        let State { readers, known, given, .. } = &mut *self.lock();
-        let may_go_on = |reader: &&mut Reader| reader.awaited.is_some_and(|number| known.has(number));
-        readers.iter_mut().filter(may_go_on).flat_map(|reader| reader.go_on(image, known, given)).collect()
+        let State { readers, given, .. } = &mut *self.lock();
+        let may_go_on = |reader: &&mut Reader| reader.awaited.is_some_and(|number| self.known.has(number));
+        readers
+            .iter_mut()
+            .filter(may_go_on)
+            .flat_map(|reader| reader.go_on(image, &self.known, given))
+            .collect()
     }
 
     /// Notes that `inode` is being read from its start, and gives the files to hand over.
     pub fn note(&self, image: &Squashfs, inode: &Arc<Inode>) -> Vec<Arc<Inode>> {
         let place = inode.reference.0;
-        let State { readers, known, given, .. } = &mut *self.lock();
+        let State { readers, given, early } = &mut *self.lock();
         let was_given = given.places.remove(&place);
+        early.retain(|file| file.reference.0 != place);
         let found = readers.iter().position(|reader| reader.at < place && place <= reader.until);
         let Some(mut reader) = found.and_then(|index| readers.remove(index)) else {
             readers.push_front(Reader::new(image, inode));
@@ -121,7 +124,7 @@ impl Follow {
             }
             Vec::new()
         } else {
-            reader.go_on(image, known, given)
+            reader.go_on(image, &self.known, given)
         };
         readers.push_front(reader);
         next
@@ -132,17 +135,24 @@ impl Follow {
         self.lock().given.places.contains(&inode.reference.0)
     }
 
-    /// The file could not be handed over; it may be asked for `again`.
-    pub fn not_given(&self, inode: &Arc<Inode>, again: bool) {
+    /// The file could not be handed over.
+    pub fn not_given(&self, inode: &Inode) {
+        self.lock().given.places.remove(&inode.reference.0);
+    }
+
+    /// The kernel did not know the file that was to be handed over. It may just have been told of it, and not know it
+    /// before the program that asked has gone on; if it does not know it `again`, it has forgotten it.
+    pub fn not_known(&self, inode: &Arc<Inode>, again: bool) {
         let State { given, early, .. } = &mut *self.lock();
         given.places.remove(&inode.reference.0);
-        if again && early.len() < MOST_FILES {
+        if again {
+            self.known.set(inode.number, false);
+        } else if early.len() < MOST_FILES {
             early.push(Arc::clone(inode));
         }
     }
 
-    /// The files that could not be handed over: the kernel may just have been told of them then, and does not know them
-    /// before the program that asked has gone on.
+    /// The files that the kernel did not know yet.
     pub fn again(&self) -> Vec<Arc<Inode>> {
         let State { given, early, .. } = &mut *self.lock();
         std::mem::take(early).into_iter().filter(|file| given.add(file.reference.0)).collect()
@@ -156,15 +166,9 @@ impl Follow {
 impl Reader {
     /// Of the file that was read first.
     fn new(image: &Squashfs, inode: &Arc<Inode>) -> Self {
-        let mut reader = Self {
-            at: inode.reference.0,
-            until: 0,
-            handed: Arc::clone(inode),
-            awaited: None,
-            files: 0,
-            left: 0,
-            mark: 0,
-        };
+        let handed = Arc::clone(inode);
+        let ahead = VecDeque::new();
+        let mut reader = Self { at: inode.reference.0, until: 0, handed, awaited: None, files: 0, ahead };
         reader.look_out(image);
         reader
     }
@@ -173,36 +177,40 @@ impl Reader {
     fn has_read(&mut self, image: &Squashfs, inode: &Arc<Inode>) -> Vec<Arc<Inode>> {
         let next: Vec<_> = files_after(image, inode, LEFT_FILES).collect();
         self.at = inode.reference.0;
-        if self.handed.reference.0 < self.at {
-            self.handed = Arc::clone(next.last().unwrap_or(inode));
+        while self.ahead.pop_front_if(|place| *place <= self.at).is_some() {}
+        let last = next.last().unwrap_or(inode);
+        if self.handed.reference.0 < last.reference.0 {
+            self.handed = Arc::clone(last);
             self.look_out(image);
         }
-        (self.left, self.mark) = (self.files, self.files / 2);
         self.files = if self.files == 0 { FIRST_FILES } else { (self.files * 2).min(MOST_FILES) };
         next
     }
 
     /// The files to hand over next.
     fn go_on(&mut self, image: &Squashfs, known: &Known, given: &mut Given) -> Vec<Arc<Inode>> {
-        let (mut files, mut bytes) = (Vec::with_capacity(self.left), 0);
+        let (mut files, mut bytes) = (Vec::new(), 0);
         self.awaited = None;
         let from = Arc::clone(&self.handed);
-        for file in files_after(image, &from, self.left) {
+        for file in files_after(image, &from, self.files.saturating_sub(self.ahead.len())) {
             if !known.has(file.number) {
                 self.awaited = Some(file.number);
                 break;
             }
             self.handed = Arc::clone(&file);
-            self.left -= 1;
+            self.ahead.push_back(file.reference.0);
             bytes += file.size;
-            if self.left != self.mark && given.add(file.reference.0) {
-                files.push(file);
-            }
+            files.push(file);
             if bytes > MOST_BYTES {
                 break;
             }
         }
+        if self.awaited.is_none() && !files.is_empty() {
+            // Only a read leads on from here: that of the mark.
+            files.remove(files.len() / 2);
+        }
         self.look_out(image);
+        files.retain(|file| given.add(file.reference.0));
         files
     }
 
@@ -230,18 +238,24 @@ fn files_after(image: &Squashfs, inode: &Arc<Inode>, files: usize) -> impl Itera
 }
 
 impl Known {
-    fn add(&mut self, number: u32) {
-        let (word, bit) = (number as usize / 64, number % 64);
-        if word >= self.0.len() && word < MOST_KNOWN / 64 {
-            self.0.resize(word + 1, 0);
+    fn set(&self, number: u32, known: bool) {
+        let mut words = self.words();
+        let (word, bit) = (number as usize / 64, 1 << (number % 64));
+        if word >= words.len() && word < MOST_KNOWN / 64 {
+            words.resize(word + 1, 0);
         }
-        if let Some(word) = self.0.get_mut(word) {
-            *word |= 1 << bit;
+        if let Some(word) = words.get_mut(word) {
+            *word = if known { *word | bit } else { *word & !bit };
         }
     }
 
     fn has(&self, number: u32) -> bool {
-        self.0.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
+        let has = |word: &u64| word >> (number % 64) & 1 == 1;
+        self.words().get(number as usize / 64).map_or(number as usize >= MOST_KNOWN, has)
+    }
+
+    fn words(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,7 +12,7 @@ use std::thread::Thread;
 
 use super::follow::Follow;
 use super::store::Storer;
-use super::walk::Walk;
+use super::walk::{Walk, Watch};
 use crate::image::squashfs::{Block, Content, Inode, Part, Squashfs};
 use crate::sys::processors;
 
@@ -25,11 +25,11 @@ const MOST_WAITING: usize = 32;
 /// Blocks of a program or library that are decoded when it is opened.
 const PROGRAM_BLOCKS: u64 = 16;
 
-/// One thing to decode.
+/// One thing to do ahead of a reader.
 enum Work {
     Block(Arc<Inode>, u64),
     Fragment(u32),
-    /// To be put into the page cache; `again` if it may be tried again.
+    /// To be put into the page cache, or tried `again`.
     Files {
         files: Vec<Arc<Inode>>,
         again: bool,
@@ -105,7 +105,7 @@ impl ReadAhead {
             state.ask(Work::Fragment(next));
         }
         if !files.is_empty() {
-            state.ask(Work::Files { files, again: true });
+            state.waiting.push_back(Work::Files { files, again: false });
         }
         let asked = state.waiting.len() - before;
         self.wake(state, asked);
@@ -118,24 +118,26 @@ impl ReadAhead {
 
     /// Asks for the files that the kernel was just told of, if they come next.
     pub fn told(&self, image: &Squashfs) {
-        for (files, again) in [(self.follow.again(), false), (self.follow.told(image), true)] {
+        for (files, again) in [(self.follow.again(), true), (self.follow.told(image), false)] {
             if !files.is_empty() {
                 let mut state = self.lock();
-                state.ask(Work::Files { files, again });
+                state.waiting.push_back(Work::Files { files, again });
                 self.wake(state, 1);
             }
         }
     }
 
-    /// Wakes up to `wanted` threads, those first that are not kept to the processor of the caller: the program that was
-    /// just answered goes on there. In a walk that processor has enough to do.
+    /// Wakes up to `wanted` threads, those first that are kept to another processor than the caller's. In a walk one is
+    /// awake, and the other processor has enough to do.
     fn wake(&self, mut state: MutexGuard<'_, State>, wanted: usize) {
-        let (here, in_a_walk) = (processors::here(), self.walk.awake().is_some());
+        if self.walk.awake().is_some() {
+            return;
+        }
+        let here = processors::here();
         let mut next = || {
             let sleepers = &mut state.asleep;
             let elsewhere = sleepers.iter().position(|sleeper| sleeper.processor != here);
-            let index = elsewhere.or(sleepers.len().checked_sub(1).filter(|_| !in_a_walk))?;
-            Some(sleepers.swap_remove(index).thread)
+            Some(sleepers.swap_remove(elsewhere.or(sleepers.len().checked_sub(1))?).thread)
         };
         let threads: Vec<Thread> = (0..wanted).map_while(|_| next()).collect();
         drop(state);
@@ -145,19 +147,20 @@ impl ReadAhead {
     /// Does what is asked for, for ever, in a thread that is kept to a processor, or to none.
     pub fn work(&self, image: &Squashfs, storer: &Storer<'_>, processor: Option<usize>) {
         let thread = std::thread::current();
+        let mut watch = processor.map(|processor| self.walk.watch(processor));
         loop {
+            let keeps_awake = watch.as_ref().is_some_and(Watch::is_on);
             let mut state = self.lock();
             // Still there if it was not for work that it was woken.
             state.asleep.retain(|sleeper| sleeper.thread.id() != thread.id());
             let Some(work) = state.waiting.pop_front() else {
-                let keeps_awake = processor.is_some() && self.walk.awake() == processor;
                 if !keeps_awake {
                     state.asleep.push(Sleeper { thread: thread.clone(), processor });
                 }
                 drop(state);
-                match keeps_awake {
-                    true => self.walk.keep_awake(|| !self.lock().waiting.is_empty()),
-                    false => std::thread::park(),
+                match watch.as_mut().filter(|_| keeps_awake) {
+                    Some(watch) => watch.keep_awake(|| !self.lock().waiting.is_empty()),
+                    None => std::thread::park(),
                 }
                 continue;
             };
@@ -171,13 +174,17 @@ impl ReadAhead {
             give_way();
         }
     }
-}
 
-impl ReadAhead {
     fn store(&self, image: &Squashfs, files: &[Arc<Inode>], again: bool, storer: &Storer<'_>) {
         for file in files {
-            if self.follow.is_wanted(file) && storer.store(image, file).is_err() {
-                self.follow.not_given(file, again);
+            if self.follow.is_wanted(file) {
+                match storer.store(image, file) {
+                    Ok(()) => {}
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                        self.follow.not_known(file, again);
+                    }
+                    Err(_) => self.follow.not_given(file),
+                }
             }
             give_way();
         }

@@ -7,7 +7,7 @@
 //! - A thread that stores has descriptors of its own, and of them the image and one device that no request comes
 //!   through. When the worker is killed while it waits, all others of the worker's descriptors close, the keeper sees
 //!   that and starts a new worker, whose answer ends the wait.
-//! - The page is one that its reader is not about to ask for ([`super::follow`]), so that waits are rare.
+//! - The page is mostly one that its reader is not about to ask for ([`super::follow`]), so that waits are rare.
 //! - Where keeper and worker are killed both at just such a moment, nobody would answer, and the wait would never end.
 //!   So stores are made only where the kernel itself gives requests up after a time (FUSE_REQUEST_TIMEOUT, Linux
 //!   6.14), which is asked to be [`LONGEST_REQUEST_SECONDS`]. The administrator can end it at once by

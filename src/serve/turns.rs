@@ -149,8 +149,8 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Before a request (`bytes` of it) is answered: passes the lead on if that may take long and others would wait for it, or if there
-    /// is more than one thread can do.
+    /// Before a request (`bytes` of it) is answered: passes the lead on if that may take long and others would wait for
+    /// it, or if there is more than one thread can do.
     pub fn share(
         &mut self,
         header: &RequestHeader,

@@ -47,7 +47,7 @@ pub struct Walk {
     last: AtomicU32,
     /// The count when it was another than the one before.
     changed: AtomicU32,
-    /// The count when a processor was needed for something else.
+    /// The count when a processor was needed for something else, or keeping it awake brought nothing.
     worked: AtomicU32,
 }
 
@@ -102,9 +102,10 @@ impl Walk {
         Some(self.awake.load(Ordering::Relaxed)).filter(|processor| *processor != NONE)
     }
 
-    /// Notes that the calling thread is kept to a processor. It looks at [`Walk::awake`] whenever it is unparked.
-    pub fn is_kept_to(&self, processor: usize) {
+    /// Of the calling thread, which is kept to that processor, and asks for it whenever it is unparked.
+    pub fn watch(&self, processor: usize) -> Watch<'_> {
         self.threads().push((processor, std::thread::current()));
+        Watch { walk: self, processor, seen: 0, since: Instant::now() }
     }
 
     fn threads(&self) -> MutexGuard<'_, Vec<(usize, Thread)>> {
@@ -122,29 +123,54 @@ impl Walk {
         thread.unpark();
         true
     }
+}
 
-    /// Keeps the calling thread's processor awake until there is work for it, or the walk is over.
-    pub fn keep_awake(&self, has_work: impl Fn() -> bool) {
-        let (mut count, mut since) = (self.count.load(Ordering::Relaxed), Instant::now());
-        let mut now = since;
-        while self.is_worth_it() {
-            if has_work() {
-                // It is awake with that.
-                return;
-            }
+/// A thread's part in it, which can keep one processor awake.
+pub struct Watch<'a> {
+    walk: &'a Walk,
+    processor: usize,
+    /// When it was last seen whether that is worth it, and the count then.
+    since: Instant,
+    seen: u32,
+}
+
+impl Watch<'_> {
+    /// Whether the processor is to be kept awake. Ends that once it is not worth it any more.
+    pub fn is_on(&self) -> bool {
+        let is_on = self.walk.awake() == Some(self.processor);
+        if is_on && !self.walk.is_worth_it() {
+            self.walk.awake.store(NONE, Ordering::Relaxed);
+            return false;
+        }
+        is_on
+    }
+
+    /// Keeps the processor awake until there is work for the thread, which will do that as well, or the walk is over.
+    pub fn keep_awake(&mut self, has_work: impl Fn() -> bool) {
+        let mut now = Instant::now();
+        while self.is_on() && !has_work() {
             let before = now;
             std::thread::yield_now();
             now = Instant::now();
-            let seen = self.count.load(Ordering::Relaxed);
-            let is_over = now - since > STAY;
-            if now - before > STEP_ASIDE || (is_over && seen.wrapping_sub(count) < ENOUGH) {
-                self.worked.store(seen, Ordering::Relaxed);
+            let count = self.walk.count.load(Ordering::Relaxed);
+            let is_over = now - self.since > STAY;
+            if now - before > STEP_ASIDE || (is_over && count.wrapping_sub(self.seen) < ENOUGH) {
+                self.walk.worked.store(count, Ordering::Relaxed);
             }
             if is_over {
-                (count, since) = (seen, now);
+                (self.seen, self.since) = (count, now);
             }
         }
-        self.awake.store(NONE, Ordering::Relaxed);
+    }
+}
+
+/// A thread that ends, by a mistake of ours, keeps nothing awake.
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.walk.threads().retain(|(processor, _)| *processor != self.processor);
+        if self.walk.awake() == Some(self.processor) {
+            self.walk.awake.store(NONE, Ordering::Relaxed);
+        }
     }
 }
 
@@ -216,12 +242,15 @@ mod tests {
     fn a_processor_is_kept_awake_until_there_is_work_or_the_walk_ends() {
         let walk = walking();
         assert!(!walk.begin() && walk.awake().is_none(), "by nobody");
-        processors::mine().into_iter().for_each(|processor| walk.is_kept_to(processor));
-        assert!(walk.begin() && walk.awake().is_some());
-        walk.keep_awake(|| true);
-        assert!(walk.awake().is_some(), "the work keeps it awake");
+        let mut watches: Vec<Watch<'_>> =
+            processors::mine().into_iter().map(|processor| walk.watch(processor)).collect();
+        assert!(walk.begin());
+        let here = walk.awake().unwrap();
+        let watch = watches.iter_mut().find(|watch| watch.processor == here).unwrap();
+        watch.keep_awake(|| true);
+        assert!(watch.is_on(), "the work keeps it awake");
         std::thread::scope(|scope| {
-            let other = scope.spawn(|| walk.keep_awake(|| false));
+            let other = scope.spawn(|| watch.keep_awake(|| false));
             note(&walk, 8, opcode::READ);
             assert!(other.join().is_ok());
         });
@@ -229,10 +258,24 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_asks_too_seldom_is_given_up() {
+    fn a_walk_that_asks_too_seldom_is_given_up_also_with_work_in_between() {
         let walk = walking();
-        walk.keep_awake(|| false);
-        assert!(!walk.is_worth_it());
+        let mut watch = walk.watch(0);
+        walk.awake.store(0, Ordering::Relaxed);
+        let has_work = std::cell::Cell::new(false);
+        while watch.is_on() {
+            watch.keep_awake(|| has_work.replace(!has_work.get()));
+        }
+        assert!(!walk.is_worth_it() && walk.awake().is_none());
+    }
+
+    #[test]
+    fn a_thread_that_ends_keeps_nothing_awake() {
+        let walk = walking();
+        let watch = walk.watch(5);
+        walk.awake.store(5, Ordering::Relaxed);
+        drop(watch);
+        assert!(walk.awake().is_none() && walk.threads().is_empty());
     }
 
     #[test]

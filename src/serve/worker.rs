@@ -70,10 +70,10 @@ pub fn run(
     let (device, slots) = (OnceLock::new(), &slots);
     let store = Store { image: &image, device: &device, slots };
     let processors = mine.len().max(1);
-    let (alone, turns) = (Mutex::new(()), Turns::new(processors, Arc::clone(&walk)));
+    let (alone, turns) = (Mutex::new(()), Turns::new(processors, walk));
     let shared = Shared { files: &files, slots, alone: &alone, turns: &turns };
     std::thread::scope(|scope| {
-        let (files, shared, store, walk, mine) = (&files, &shared, &store, &walk, mine.as_slice());
+        let (files, shared, store, mine) = (&files, &shared, &store, mine.as_slice());
         // All threads wait for work before there is any: any slot may hold a request of a dead worker, and the
         // first container waits for its first answer.
         for number in 0..processors.min(MOST_AHEAD) {
@@ -86,7 +86,6 @@ pub fn run(
                 let processor = mine.get(number).copied().filter(|_| mine.len() == 2);
                 if let Some(processor) = processor {
                     processors::keep_to(processor);
-                    walk.is_kept_to(processor);
                 }
                 files.read_ahead(&Storer::new(store), processor);
             });
