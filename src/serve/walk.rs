@@ -139,10 +139,14 @@ impl Watch<'_> {
     pub fn is_on(&self) -> bool {
         let is_on = self.walk.awake() == Some(self.processor);
         if is_on && !self.walk.is_worth_it() {
-            self.walk.awake.store(NONE, Ordering::Relaxed);
+            self.end();
             return false;
         }
         is_on
+    }
+
+    fn end(&self) {
+        self.walk.awake.store(NONE, Ordering::Relaxed);
     }
 
     /// Keeps the processor awake until there is work for the thread, which will do that as well, or the walk is over.
@@ -169,7 +173,7 @@ impl Drop for Watch<'_> {
     fn drop(&mut self) {
         self.walk.threads().retain(|(processor, _)| *processor != self.processor);
         if self.walk.awake() == Some(self.processor) {
-            self.walk.awake.store(NONE, Ordering::Relaxed);
+            self.end();
         }
     }
 }
