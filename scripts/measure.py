@@ -24,6 +24,8 @@ ORDER = json.loads(sys.argv[1])
 TREES, WORK = ORDER["trees"], ORDER["work"]
 USER = pwd.getpwnam(ORDER["user"])
 SKIFF = f"{WORK}/bin/skiff"
+# Measured instead of the peers: another build of skiff.
+BEFORE = f"{WORK}/bin/before" if ORDER["before"] else None
 MOUNT = f"{WORK}/mount"
 RUNTIME = f"/run/user/{USER.pw_uid}"
 # Leaves with its last container, so that the next round finds none.
@@ -99,10 +101,10 @@ def phases(command, names):
 
 def servers():
     """The processes that run skiff's own program: image servers, and containers that have not begun yet."""
-    found, ours = [], os.stat(SKIFF)
+    found, ours = [], [os.stat(program) for program in (SKIFF, BEFORE) if program]
     for path in glob.glob("/proc/[0-9]*/exe"):
         try:
-            if os.path.samestat(os.stat(path), ours):
+            if any(os.path.samestat(os.stat(path), program) for program in ours):
                 found.append(int(path.split("/")[2]))
         except OSError:
             pass
@@ -131,9 +133,9 @@ def proportional_kib(pids):
     return total
 
 
-def hold(image):
+def hold(image, program=SKIFF):
     """A container that lives until its standard input ends."""
-    holder = start([SKIFF, "exec", image, "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = start([program, "exec", image, "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     if holder.stdout.read(1) != b"\n":
         sys.exit("measure: a container does not start")
     return holder
@@ -145,11 +147,26 @@ def release(holder):
         sys.exit("measure: a container failed")
 
 
+def by_before(contestant):
+    """The same, by the program of --before."""
+    _, before, run, after = contestant
+
+    def run_before():
+        # In a child process, which nothing else is run by.
+        global SKIFF
+        SKIFF = BEFORE
+        return run()
+
+    return "before", before, run_before, after
+
+
 def contest(rounds, contestants):
     """Runs the rounds; gives {contestant: {metric: [a number a round]}}."""
     table = {}
     if not WITH_SKIFF:
         contestants = [one for one in contestants if not one[0].startswith("skiff")]
+    if BEFORE:
+        contestants = [twin for one in contestants if one[0] == "skiff" for twin in (one, by_before(one))]
     for _ in range(rounds):
         for name, before, run, after in contestants:
             if before:
@@ -258,12 +275,12 @@ def row_again(rounds):
     sif = image("small", "sif")
     bwrap = ["bwrap", "--bind", f"{TREES}/small", "/", "--dev-bind", "/dev", "/dev", "--bind", "/proc", "/proc",
              "--bind", "/sys", "/sys", "--bind", "/tmp", "/tmp", "--bind", USER.pw_dir, USER.pw_dir, "/bin/true"]
-    holder = hold(sif) if WITH_SKIFF else None
+    holders = [hold(sif, program) for program in (SKIFF, BEFORE) if program] if WITH_SKIFF else []
     table = contest(rounds, [
         ("skiff", None, lambda: timed([SKIFF, "exec", sif, "/bin/true"]), None),
         ("bwrap", None, lambda: timed(bwrap), None),
     ])
-    if holder:
+    for holder in holders:
         release(holder)
     return table
 
@@ -365,8 +382,8 @@ def row_pack(rounds):
         os.sync()
 
     table = contest(rounds, [
-        ("skiff", clear, pack(SKIFF, "build", "--compression", "zstd", "--level", "3", "--block-size", "128K",
-                              "--threads", "2", out, tree), None),
+        ("skiff", clear, lambda: pack(SKIFF, "build", "--compression", "zstd", "--level", "3", "--block-size", "128K",
+                                      "--threads", "2", out, tree)(), None),
         ("mksquashfs", clear, pack("mksquashfs", tree, out, *SQUASHFS, *QUIET), None),
         ("gensquashfs", clear, pack("gensquashfs", "-D", tree, "-c", "zstd", "-X", "level=3", "-b", "131072", "-j", "2",
                                     "-k", "-x", "-q", "-f", out), None),
@@ -524,7 +541,7 @@ def main(table, more_versions=None):
             # Not between rows that fill it: the first turn after that is slow.
             if not row.fills_memory:
                 MEMORY.give_back()
-            raw["rows"][name] = row.measure(row.quick if ORDER["quick"] else row.rounds)
+            raw["rows"][name] = row.measure(ORDER["rounds"] or (row.quick if ORDER["quick"] else row.rounds))
     with open(ORDER["result"], "w") as file:
         json.dump(raw, file, indent=1)
 

@@ -171,6 +171,24 @@ def write(raw, out):
     return tell(raw, table, out)
 
 
+def compare(raw):
+    """Prints what two builds of skiff took: medians and quartiles, and the ratio of the medians."""
+    print(f"{'':24} {'skiff':>28} {'before':>28}  ratio")
+    for row, contestants in raw["rows"].items():
+        for metric, samples in contestants.get("before", {}).items():
+            cells = []
+            for figures in (contestants["skiff"][metric], samples):
+                low, middle, high = (number(value, metric) for value in quartiles(figures))
+                cells.append(f"{middle} ({low}, {high})")
+            ratio = statistics.median(contestants["skiff"][metric]) / statistics.median(samples)
+            print(f"{row:10} {metric:10} {len(samples):2} {cells[0]:>28} {cells[1]:>28}  {ratio:.3f}")
+    return 0
+
+
+def quartiles(figures):
+    return statistics.quantiles(figures, n=4, method="inclusive") if len(figures) > 1 else figures * 3
+
+
 def tell(raw, table, out):
     """Prints the table and the medians; 1 when a goal was missed."""
     print(markdown(table))
