@@ -119,23 +119,27 @@ fn verb(name: Name, mut words: Vec<OsString>, verb: OsString, mut rest: Vec<OsSt
     Called::Words(words)
 }
 
-/// What a configuration of Apptainer's is answered, which a flag or a variable names.
-pub fn no_configuration(origin: &str) -> Error {
+/// The warning about a variable that names a configuration of Apptainer's: it may be set for the whole site.
+pub fn no_effect_of_configuration(variable: &str) -> String {
+    format!("{variable} has no effect: skiff has settings of its own, in /etc/skiff/config.yaml")
+}
+
+/// The error of a flag that names one.
+fn no_configuration() -> Error {
     let why = "skiff has settings of its own";
-    Error::usage(format!("cannot read a configuration of Apptainer's ({origin}): {why}"))
+    Error::usage(format!("cannot read a configuration of Apptainer's (--config): {why}"))
         .hint("put them into /etc/skiff/config.yaml or ~/.config/skiff/config.yaml, or give them as flags")
 }
 
 /// A flag of Apptainer's that stands before the verb, in skiff's words.
 fn foreign_flag(flag: &[u8]) -> Result<Option<OsString>, Error> {
-    let config = || no_configuration("--config");
     match flag {
         // The compiled-in configuration instead of Apptainer's: skiff knows no other.
         b"--build-config" => Ok(None),
-        b"--config" => Err(config()),
-        _ if flag.starts_with(b"--config=") => Err(config()),
+        b"--config" => Err(no_configuration()),
+        _ if flag.starts_with(b"--config=") => Err(no_configuration()),
         _ if flag.starts_with(b"--") => Ok(Some(OsString::from_vec(flag.to_vec()))),
-        _ if flag.contains(&b'c') => Err(config()),
+        _ if flag.contains(&b'c') => Err(no_configuration()),
         _ => {
             let letters = flag.iter().map(|letter| if *letter == b's' { b'q' } else { *letter });
             Ok(Some(OsString::from_vec(letters.collect())))

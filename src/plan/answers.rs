@@ -14,7 +14,7 @@ pub fn answer(flags: &OtherFlags, host: &Host) -> Result<Vec<String>> {
         return Ok(warnings);
     }
     if let Some((variable, _)) = host.setting("CONFIG_FILE") {
-        return Err(called::no_configuration(&variable));
+        warnings.push(called::no_effect_of_configuration(&variable));
     }
     for other in OTHERS {
         let flag = format!("--{}", other.name);

@@ -102,7 +102,7 @@ fn ensure_there(path: &Path) -> Result<()> {
 /// Answers the flags that skiff does not have, or has no need of.
 fn answer(args: &BuildArgs, host: &Host, global: &Global, from_definition: bool) -> Result<()> {
     if let Some((variable, _)) = host.setting("CONFIG_FILE") {
-        return Err(called::no_configuration(&variable));
+        warn(global, &called::no_effect_of_configuration(&variable));
     }
     for row in BUILD_OTHERS {
         let name = row.names[0];

@@ -61,6 +61,7 @@ impl Asked {
 /// Reads flags, variables and configuration.
 pub fn read(flags: &GpuFlags, host: &Host, config: &Config) -> Asked {
     let on = |given, name, keys: &[&str]| switch(host, given, name, keys);
+    let turned_off = |name: &str| host.off.iter().any(|off| off == name);
     let nvccli = on(flags.nvccli, "--nvccli", &["NVCCLI"]);
     let off = [
         (Accelerator::Nv, on(flags.no_nv, "--no-nv", &["NV_OFF", "NO_NV"])),
@@ -68,16 +69,18 @@ pub fn read(flags: &GpuFlags, host: &Host, config: &Config) -> Asked {
     ];
     let is_off = |set: Accelerator| off.iter().any(|(one, off)| *one == set && off.is_some());
     let asked = [
-        (Accelerator::Nv, on(flags.nv, "--nv", &["NV"]).or_else(|| nvccli.clone())),
-        (Accelerator::Rocm, on(flags.rocm, "--rocm", &["ROCM"])),
-        (Accelerator::Intel, on(flags.intel, "--intel", &["INTEL"])),
-        (Accelerator::IntelHpu, on(flags.intel_hpu, "--intel-hpu", &["INTEL_HPU"])),
+        (Accelerator::Nv, "--nv", on(flags.nv, "--nv", &["NV"]).or_else(|| nvccli.clone())),
+        (Accelerator::Rocm, "--rocm", on(flags.rocm, "--rocm", &["ROCM"])),
+        (Accelerator::Intel, "--intel", on(flags.intel, "--intel", &["INTEL"])),
+        (Accelerator::IntelHpu, "--intel-hpu", on(flags.intel_hpu, "--intel-hpu", &["INTEL_HPU"])),
     ];
-    let configured = |set: Accelerator| config.gpu.contains(&set).then_some(Because::Config);
+    let configured = |set: Accelerator, flag: &str| {
+        (config.gpu.contains(&set) && !turned_off(flag)).then_some(Because::Config)
+    };
     let sets = asked
         .into_iter()
-        .filter(|(set, _)| !is_off(*set))
-        .filter_map(|(set, because)| Some((set, because.or_else(|| configured(set))?)))
+        .filter(|(set, ..)| !is_off(*set))
+        .filter_map(|(set, flag, because)| Some((set, because.or_else(|| configured(set, flag))?)))
         .collect();
     let directories = paths(host, &flags.cdi_dirs, "--cdi-dirs", &[]);
     let directories: Vec<PathBuf> = directories.into_iter().map(|(path, _)| path).collect();

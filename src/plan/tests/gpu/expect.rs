@@ -38,6 +38,9 @@ fn a_host_without_a_driver_is_told_unless_a_configuration_asks() {
     assert_eq!(configured.injection().unwrap().items[0].because, Because::Config);
     configured.flags.gpu.no_nv = true;
     assert_eq!(configured.brought(), [""; 0]);
+    configured.flags.gpu.no_nv = false;
+    configured.host.off = vec!["--nv".to_owned()];
+    assert_eq!(configured.brought(), [""; 0], "--nv=false");
 }
 
 #[test]
