@@ -7,10 +7,10 @@
 //! ```text
 //! inode table   a b c d e f g h i j k … p q r …
 //! a read        nothing yet: it may be the only one
-//! b read        near after a: it may be chance
-//! c read        a sequence; c's reader has d and e before we could, so hand over f g h i, but for the one in the
+//! b read        a sequence; b's reader has c and d before we could, so hand over e f g h, but for the one in the
 //!               middle, the mark
-//! mark read     the reader has come so far: hand over twice as many of the next
+//! c, d read,    the reader has come so far: hand over the next, so that twice as many are ahead of it, but for the
+//! mark read     mark in their middle
 //! …             up to p, of which the kernel does not know yet: its directory has not been listed
 //! p listed      hand over p q r …, until as many are handed over as may be without a read; what the kernel does not
 //!               take yet, since the program that listed them has not gone on, is tried again at the next listing
@@ -272,5 +272,154 @@ impl Given {
             self.places.remove(&oldest);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::source::Source;
+    use crate::image::squashfs::OpenOptions;
+    use crate::pack::{PackOptions, Progress, pack_directory};
+    use std::ops::Range;
+    use std::sync::atomic::AtomicBool;
+
+    /// An image of the files 0 to 199, the second hundred in a directory of their own.
+    struct Image {
+        image: Squashfs,
+        files: Vec<Arc<Inode>>,
+        follow: Follow,
+    }
+
+    impl Image {
+        fn new() -> Self {
+            let tree = tempfile::tempdir().unwrap();
+            for number in 0..200 {
+                let directory = tree.path().join(if number < 100 { "a" } else { "b" });
+                std::fs::create_dir_all(&directory).unwrap();
+                std::fs::write(directory.join(format!("{number:03}")), "some text").unwrap();
+            }
+            let output = tempfile::tempfile().unwrap();
+            let watch = (&Progress::default(), &AtomicBool::new(false));
+            pack_directory(tree.path(), &output, 0, &PackOptions::default(), watch).unwrap();
+            let source = Source::whole(Arc::new(output)).unwrap();
+            let image = Squashfs::open(source, OpenOptions::default()).unwrap();
+            let file = |number: usize| {
+                let path = format!("/{}/{number:03}", if number < 100 { "a" } else { "b" });
+                image.resolve(path.as_ref()).unwrap().unwrap().1
+            };
+            let files = (0..200).map(file).collect();
+            Self { image, files, follow: Follow::default() }
+        }
+
+        /// The same, with what the kernel was told of.
+        fn told_of(files: Range<usize>) -> Self {
+            let image = Self::new();
+            image.tell(files);
+            image
+        }
+
+        fn tell(&self, files: Range<usize>) {
+            self.files[files].iter().for_each(|file| self.follow.tell(file));
+        }
+
+        /// The files that are handed over after a read of one.
+        fn read(&self, file: usize) -> Vec<usize> {
+            self.numbers(&self.follow.note(&self.image, &self.files[file]))
+        }
+
+        /// Those after a listing.
+        fn listed(&self) -> Vec<usize> {
+            self.numbers(&self.follow.told(&self.image))
+        }
+
+        fn numbers(&self, files: &[Arc<Inode>]) -> Vec<usize> {
+            let number = |file: &Arc<Inode>| {
+                self.files.iter().position(|one| one.reference == file.reference).unwrap()
+            };
+            files.iter().map(number).collect()
+        }
+    }
+
+    #[test]
+    fn a_sequence_is_handed_over_ever_further_ahead_but_for_its_marks() {
+        let image = Image::told_of(0..200);
+        assert_eq!(image.read(10), [0; 0], "it may be the only one");
+        assert_eq!(image.read(11), [14, 15, 17], "12 and 13 are the reader's, 16 is the mark");
+        assert_eq!(image.read(12), [18, 19, 21]);
+        assert_eq!(image.read(13), [22, 23, 24, 25, 27, 28, 29]);
+        for mark in [16, 20, 26] {
+            image.read(mark);
+        }
+        let handed = |last: usize| image.follow.is_wanted(&image.files[last]);
+        assert!(handed(26 + MOST_FILES) && !handed(27 + MOST_FILES), "never further than so many");
+    }
+
+    #[test]
+    fn reads_here_and_there_hand_over_nothing() {
+        let image = Image::told_of(0..200);
+        for file in [50, 20, 150, 90, 10] {
+            assert_eq!(image.read(file), [0; 0]);
+        }
+    }
+
+    #[test]
+    fn files_that_the_kernel_does_not_know_are_handed_over_once_they_are_listed() {
+        let image = Image::told_of(0..100);
+        assert_eq!((image.read(94), image.read(95)), (vec![], vec![98, 99]), "no mark: the listing leads on");
+        assert_eq!(image.listed(), [0; 0]);
+        image.tell(100..200);
+        let next = image.listed();
+        assert_eq!(next.first(), Some(&100), "{next:?}");
+        assert_eq!(image.listed(), [0; 0], "once");
+    }
+
+    #[test]
+    fn what_was_not_taken_is_tried_again_once() {
+        let image = Image::told_of(0..200);
+        image.read(10);
+        image.read(11);
+        let file = &image.files[14];
+        assert!(image.follow.is_wanted(file));
+        image.follow.not_known(file, false);
+        assert!(!image.follow.is_wanted(file));
+        assert_eq!(image.numbers(&image.follow.again()), [14]);
+        assert!(image.follow.is_wanted(file));
+        image.follow.not_known(file, true);
+        assert!(image.follow.again().is_empty() && !image.follow.known.has(file.number));
+    }
+
+    #[test]
+    fn a_reader_that_is_faster_is_not_met_at_its_next_file() {
+        let image = Image::told_of(0..200);
+        image.read(10);
+        assert_eq!(image.read(11), [14, 15, 17]);
+        assert_eq!(image.read(14), [0; 0], "its reader came first");
+        let wanted: Vec<usize> =
+            (14..18).filter(|file| image.follow.is_wanted(&image.files[*file])).collect();
+        assert_eq!(wanted, [17], "15 is left to the reader");
+    }
+
+    #[test]
+    fn a_sequence_without_reads_ends() {
+        let image = Image::told_of(0..100);
+        image.read(90);
+        image.read(91);
+        let mut handed = 0;
+        for number in 100..200 {
+            image.tell(number..number + 1);
+            handed += image.listed().len();
+        }
+        assert!(handed <= MOST_FILES, "{handed} files ahead of a reader that does not go on");
+    }
+
+    #[test]
+    fn numbers_that_no_image_of_ours_has_are_taken_for_known() {
+        let known = Known::default();
+        assert!(!known.has(0) && !known.has(MOST_KNOWN as u32 - 1) && known.has(MOST_KNOWN as u32));
+        known.set(u32::MAX, true);
+        assert!(known.words().is_empty() && known.has(u32::MAX));
+        known.set(7, true);
+        assert!(known.has(7) && !known.has(8));
     }
 }
