@@ -14,8 +14,8 @@
 //! `LD_LIBRARY_PATH`, what speaks to a container tool (`SKIFF_*`, `APPTAINER_*`, `SINGULARITY_*`), exported
 //! functions of bash and other names that are none.
 //!
-//! The scripts are run here ([`super::shell`]). What only a real shell can do is left to the image's
-//! `/bin/sh`, which then starts the program with the same steps ([`super::sourced`]).
+//! The scripts are run here ([`super::shell`]). What only a real shell can do is left to the image's own, which then
+//! starts the program with the same steps ([`super::sourced`]). Scripts can ask for `UID`, `EUID` and `GID`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -26,7 +26,7 @@ use super::asked::{switch, texts};
 use super::env_file;
 use super::inject::{Injection, LIBRARIES, LIBRARIES_32};
 use super::scheduler::Scheduler;
-use super::shell::{Files, MAX_SCRIPT_BYTES, Shell, Unsupported, is_name};
+use super::shell::{Files, MAX_SCRIPT_BYTES, Shell, Unsupported, Variable, is_name};
 use super::sourced;
 use super::target::View;
 use super::{Action, Request, TargetKind};
@@ -66,6 +66,8 @@ pub struct Facts<'a> {
     pub cwd: &'a Path,
     /// The home directory inside.
     pub home: &'a Path,
+    /// The caller's user and group id inside.
+    pub ids: (u32, u32),
     /// Targets of the binds that the caller asked for.
     pub asked: &'a [PathBuf],
     /// The program.
@@ -100,6 +102,8 @@ pub struct Override {
 pub struct Ingredients {
     /// Set before the scripts run, and theirs to change: `HOME`, `PWD`, and the first of `names`.
     pub start: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What scripts have as `UID` and `EUID`, and as `GID`, and programs do not.
+    pub ids: (u32, u32),
     /// Set at the end.
     pub names: Vec<(Vec<u8>, Vec<u8>)>,
     /// The scripts, with their contents, in order.
@@ -113,6 +117,12 @@ pub struct Ingredients {
     /// The prompt in place of the one that every image has.
     pub prompt: Option<Vec<u8>>,
 }
+
+/// The image's shells that may run its scripts, best first. Scripts for Apptainer, which runs them by a shell of its own
+/// that knows much of bash, are often written for bash.
+const SHELLS: [&str; 2] = [BASH, "/bin/sh"];
+/// It has some ways of its own.
+pub const BASH: &str = "/bin/bash";
 
 /// The prompts that `99-base.sh` sets in every image.
 pub const USUAL_PROMPTS: [&str; 2] = ["Apptainer> ", "Singularity> "];
@@ -135,6 +145,7 @@ pub fn compose(
     add_injected(&mut overrides, facts.injection, &scripts, !literal);
     let ingredients = Ingredients {
         start,
+        ids: facts.ids,
         names,
         scripts,
         overrides,
@@ -145,9 +156,12 @@ pub fn compose(
     match evaluate(&ingredients, view) {
         Ok(shell) => Ok(Environment { variables: exported(shell), shell: Vec::new() }),
         Err((script, fault)) => {
-            let has_shell = view.resolve(Path::new("/bin/sh"), true)?.kind == Some(TargetKind::File);
+            let mut has = |path: &&str| {
+                view.resolve(Path::new(*path), true).is_ok_and(|found| found.kind == Some(TargetKind::File))
+            };
+            let shell = SHELLS.into_iter().find(|path| has(path));
             let place = format!("{} line {}: {}", script.display(), fault.line, fault.what);
-            if !has_shell {
+            let Some(shell) = shell else {
                 return Err(Error::image(format!(
                     "cannot set the environment of image {:?}: it has no /bin/sh, and {place} needs one",
                     request.image
@@ -156,8 +170,8 @@ pub fn compose(
                     true => "plain assignments (export NAME=\"${NAME:-value}\") need no shell",
                     false => "--no-eval takes values as they are",
                 }));
-            }
-            Ok(sourced::with_shell(&ingredients, &place))
+            };
+            Ok(sourced::with_shell(&ingredients, shell, &place))
         }
     }
 }
@@ -167,6 +181,10 @@ pub(super) fn evaluate(from: &Ingredients, view: &mut View<'_>) -> Result<Shell,
     let mut shell = Shell::default();
     for (name, value) in &from.start {
         shell.export(name, value.clone());
+    }
+    for (name, id) in ids(from) {
+        let value = Some(id.to_string().into_bytes());
+        shell.variables.insert(name.as_bytes().to_vec(), Variable { value, ..Variable::default() });
     }
     let mut overridden = false;
     for (path, text) in &from.scripts {
@@ -191,6 +209,11 @@ pub(super) fn evaluate(from: &Ingredients, view: &mut View<'_>) -> Result<Shell,
         apply_overrides(from, &mut shell)?;
     }
     edit_paths(&mut shell);
+    for (name, _) in ids(from) {
+        if shell.variables.get(name.as_bytes()).is_some_and(|variable| !variable.exported) {
+            shell.variables.remove(name.as_bytes());
+        }
+    }
     restore(from, &mut shell);
     for (name, value) in &from.names {
         shell.export(name, value.clone());
@@ -202,6 +225,12 @@ pub(super) fn evaluate(from: &Ingredients, view: &mut View<'_>) -> Result<Shell,
         shell.export(b"PS1", prompt.clone());
     }
     Ok(shell)
+}
+
+/// The shell variables that tell who the caller is inside.
+pub fn ids(from: &Ingredients) -> [(&'static str, u32); 3] {
+    let (uid, gid) = from.ids;
+    [("UID", uid), ("EUID", uid), ("GID", gid)]
 }
 
 fn apply_overrides(from: &Ingredients, shell: &mut Shell) -> Result<(), (PathBuf, Unsupported)> {

@@ -487,6 +487,7 @@ fn decide_with(
     let facts = env::Facts {
         cwd: cwd.first().map_or(Path::new("/"), PathBuf::as_path),
         home: &home.target,
+        ids: (caller.uid, caller.gid),
         asked: &mounts.asked,
         program: argv.first().map_or("".as_ref(), |word| word),
         app,

@@ -1,24 +1,29 @@
 //! The environment made by the image's own shell, when its scripts do more than assign.
 //!
-//! The program is started as `/bin/sh -c SCRIPT sh PROGRAM...`, and SCRIPT takes the steps of
-//! [`super::env`], then becomes the program. The host's and the caller's values travel as variables
-//! (`SKIFF_HOST_NAME`, `SKIFF_GIVEN_NAME`) and not in the script: one argument is limited to 128 KiB, and a value
-//! may be anything. The names are looped over for the same reason; each is a shell variable's name, so that `eval`
-//! has nothing to trip over.
+//! The program is started as `/bin/bash --noprofile --norc -c SCRIPT sh PROGRAM...`, in an image without bash as
+//! `/bin/sh -c SCRIPT sh PROGRAM...`, and SCRIPT takes the steps of [`super::env`], then becomes the program. The host's
+//! and the caller's values travel as variables (`SKIFF_HOST_NAME`, `SKIFF_GIVEN_NAME`) and not in the script: one
+//! argument is limited to 128 KiB, and a value may be anything. The names are looped over for the same reason; each is a
+//! shell variable's name, so that `eval` has nothing to trip over.
+//!
+//! A mistake in a script, or a value that is no text for a shell, ends the shell. The status is skiff's own then: that of
+//! the shell would be taken for the program's.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::env::{BASE_SCRIPT, DEFAULT_PATH, Environment, Ingredients, Override, USUAL_PROMPTS, is_docker};
+use super::env::{
+    BASE_SCRIPT, BASH, DEFAULT_PATH, Environment, Ingredients, Override, USUAL_PROMPTS, ids, is_docker,
+};
 
 /// Where the host's values wait until the image's scripts have run.
 const WAITING: &[u8] = b"SKIFF_HOST_";
 /// Where the overrides wait, quoted as the shell is to take them.
 const GIVEN: &[u8] = b"SKIFF_GIVEN_";
 
-/// The environment and the words that start the image's shell. `place` says why, in a comment.
-pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
+/// The environment and the words that start the image's `shell`. `place` says why, in a comment.
+pub fn with_shell(from: &Ingredients, shell: &str, place: &str) -> Environment {
     let mut script = Vec::new();
     let mut line = |parts: &[&[u8]]| {
         script.extend(parts.concat());
@@ -32,13 +37,23 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
     );
     let default_path = format!("[ -n \"${{PATH+x}}\" ] || export PATH={DEFAULT_PATH}");
     // The shell has its own of these, which no script of the image is meant to see.
-    line(&[b"unset PATH OLDPWD PS1"]);
+    line(&[b"unset PATH OLDPWD PS1 SHLVL"]);
+    line(&[b"trap 'printf \"skiff: %s with status $?\\nhint: %s\\n\" \"$SKIFF_AT\" \"$SKIFF_HINT\" >&2; exit 255' EXIT"]);
+    for (name, id) in own_ids(from, shell) {
+        line(&[name.as_bytes(), b"=", id.to_string().as_bytes()]);
+    }
+    let hint: &[u8] = match shell {
+        BASH => b"mend the script in the image",
+        _ => b"mend the script in the image; if it is written for bash, the image needs /bin/bash",
+    };
     let mut overridden = false;
     for (path, _) in &from.scripts {
         let file = path.file_name().unwrap_or_default();
         if file == "90-environment.sh" {
             line(&[default_path.as_bytes()]);
         }
+        let said = format!("cannot start the program: {} of the image ended {shell}", path.display());
+        line(&[b"SKIFF_AT=", &single_quoted(said.as_bytes()), b" SKIFF_HINT=", &single_quoted(hint)]);
         line(&[b". ", &single_quoted(path.as_os_str().as_bytes())]);
         if is_docker(path) || path == Path::new("/environment") {
             line(&[complete.as_bytes()]);
@@ -53,6 +68,9 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
         overrides(from, &mut line);
     }
     edit_paths(&mut line);
+    for (name, _) in own_ids(from, shell) {
+        line(&[b"unset ", name.as_bytes()]);
+    }
     restore(from, &mut line);
     for (name, value) in &from.names {
         line(&[b"export ", name, b"=", &single_quoted(value)]);
@@ -62,29 +80,40 @@ pub fn with_shell(from: &Ingredients, place: &str) -> Environment {
         let export = [b"export PS1=".as_slice(), &single_quoted(prompt)].concat();
         line(&[b"case \"${PS1:-}\" in ''|", usual.as_bytes(), b") ", &export, b";; esac"]);
     }
-    line(&[b"exec \"$@\""]);
+    line(&[b"unset SKIFF_AT SKIFF_HINT; trap - EXIT; exec \"$@\""]);
+    // Bash reads a file of the user's even for -c where its standard input is a socket.
+    let words = if shell == BASH { &[BASH, "--noprofile", "--norc", "-c"][..] } else { &[shell, "-c"] };
+    let words = words.iter().map(OsString::from);
+    Environment {
+        variables: travelling(from),
+        shell: words.chain([OsString::from_vec(script), "sh".into()]).collect(),
+    }
+}
+
+/// The variables that the shell starts with, and takes its values from.
+fn travelling(from: &Ingredients) -> Vec<(OsString, OsString)> {
     let names = from.start.iter().cloned();
     let waiting = from.host.iter().map(|(name, value)| ([WAITING, name].concat(), value.clone()));
     let given =
         from.overrides.iter().map(|given| ([GIVEN, &given.name].concat(), quoted(given, from.evaluate)));
-    let variables = names
-        .chain(waiting)
-        .chain(given)
-        .map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)));
-    Environment {
-        variables: variables.collect(),
-        shell: vec!["/bin/sh".into(), "-c".into(), OsString::from_vec(script), "sh".into()],
-    }
+    let all = names.chain(waiting).chain(given);
+    all.map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value))).collect()
+}
+
+/// The variables of the caller's ids that the shell does not have by itself.
+fn own_ids(from: &Ingredients, shell: &str) -> impl Iterator<Item = (&'static str, u32)> {
+    let is_bash = shell == BASH;
+    ids(from).into_iter().filter(move |(name, _)| !is_bash || *name == "GID")
 }
 
 fn overrides(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
     let names: Vec<&[u8]> = from.overrides.iter().map(|given| given.name.as_slice()).collect();
     if !names.is_empty() {
-        // A shell ends at once, with a status of its own, where a value is no text that it understands.
-        line(&[b"trap 'echo \"skiff: cannot evaluate the value given for $SKIFF_N\" >&2; exit 255' EXIT"]);
         line(&[b"for SKIFF_N in ", &names.join(&b' '), b"; do"]);
+        line(&[b"SKIFF_AT=\"cannot evaluate the value given for $SKIFF_N: it ended the shell\""]);
+        line(&[b"SKIFF_HINT='--no-eval takes values as they are'"]);
         line(&[b"eval \"eval \\\"export $SKIFF_N=\\$", GIVEN, b"$SKIFF_N\\\"; unset ", GIVEN, b"$SKIFF_N\""]);
-        line(&[b"done; unset SKIFF_N; trap - EXIT"]);
+        line(&[b"done; unset SKIFF_N"]);
     }
 }
 

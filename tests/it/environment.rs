@@ -83,3 +83,34 @@ fn an_image_without_a_shell_has_its_environment_all_the_same() {
     let error = place.run(["exec", "--env", "A=$(id)", "bare.sif", "env"]).fails(255);
     assert!(error.contains("it has no /bin/sh") && error.contains("a command substitution"), "{error}");
 }
+
+#[test]
+fn a_script_that_ends_the_shell_is_named_and_no_status_of_the_programs() {
+    if !able(&[Need::Userns, Need::Fuse, Need::Busybox]) {
+        return;
+    }
+    let place = Place::new("environment-ends");
+    for (name, script) in [
+        ("unset", "set -u\nexport A=$(:)$NOPE\n"),
+        ("syntax", "export A=$(:)\nif [ then\n"),
+        ("exit", "$(:) exit 3\n"),
+    ] {
+        image(&place, "ends.sif", &[("90-environment.sh", script)]);
+        let error = place.run(["exec", "ends.sif", "true"]).fails(255);
+        let named = "skiff: cannot start the program: /.singularity.d/env/90-environment.sh of the image ended /bin/sh";
+        assert!(error.contains(named) && error.contains("\nhint: mend the script"), "{name}: {error}");
+        fs::remove_file(place.work("ends.sif")).expect("it is there");
+        fs::remove_dir_all(place.work("ends.sif-tree")).expect("it is there");
+    }
+    image(&place, "goes-on.sif", &[("90-environment.sh", "export A=$(echo $UID-$EUID-$GID)\nfalse\n")]);
+    let ids = place
+        .run(["exec", "--env", "B=$UID", "goes-on.sif", "sh", "-c", "echo $A $B $(id -u)-$(id -u)-$(id -g)"])
+        .ok();
+    let [inside, given, known] = ids.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{ids}") };
+    assert_eq!((inside, Some(given)), (known, known.split('-').next()), "{ids}");
+    let error = place.run(["exec", "--env", "B=${NOPE:?none}", "goes-on.sif", "true"]).fails(255);
+    assert!(
+        error.contains("cannot evaluate the value given for B") && error.contains("--no-eval"),
+        "{error}"
+    );
+}

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use super::*;
+use std::collections::BTreeMap;
 
 const BASE: &str = ".singularity.d/env/99-base.sh = if [ -z \"${LD_LIBRARY_PATH:-}\" ]; then\n \
     LD_LIBRARY_PATH=\"/.singularity.d/libs\"\nelse\n LD_LIBRARY_PATH=\"$LD_LIBRARY_PATH:/.singularity.d/libs\"\n\
@@ -67,7 +68,8 @@ fn an_override_of_an_image_without_scripts_finds_the_default_path() {
     assert_eq!(world.value("A").as_deref(), Some(env::DEFAULT_PATH));
     // Where a shell has to evaluate them, it has one to find programs by.
     let world = environment(&["bin/sh = "], &[], &["A=$(date +%Y)"]);
-    let script = world.plan().unwrap().process.argv[2].to_string_lossy().into_owned();
+    let argv = world.plan().unwrap().process.argv;
+    let script = argv.iter().skip_while(|word| *word != "-c").nth(1).unwrap().to_string_lossy().into_owned();
     let (path, eval) = (script.find("export PATH=").unwrap(), script.find("eval").unwrap());
     assert!(path < eval, "{script}");
 }
@@ -135,6 +137,8 @@ fn a_shell_is_prompted_with_the_images_name() {
 #[test]
 fn an_image_without_a_shell_whose_scripts_need_one_is_an_error() {
     let world = environment(&[".singularity.d/env/90-environment.sh = \nexport A=$(date)"], &[], &[]);
+    assert_eq!(world.plan().unwrap().process.argv[0], "/bin/bash");
+    fs::remove_file(world.image_files.path().join("bin/bash")).unwrap();
     assert_eq!(world.plan().unwrap().process.argv[0], "/bin/sh");
     fs::remove_dir_all(world.image_files.path().join("bin")).unwrap();
     assert_eq!(
@@ -159,10 +163,15 @@ fn the_images_shell_makes_the_same_environment() {
     for with_prompt in [false, true] {
         let from = env::Ingredients {
             start: [("HOME", "/home/ada"), ("PWD", "/"), ("SKIFF_NAME", "it's.sif")].map(pair).to_vec(),
+            // Bash asks the kernel for its own.
+            ids: (rustix::process::getuid().as_raw(), 1002),
             names: [("SKIFF_NAME", "it's.sif")].map(pair).to_vec(),
             scripts: vec![
                 script("10-docker2singularity.sh", "export PATH=/opt/bin B=\"${B:-docker}\""),
-                script("90-environment.sh", "export C= D=image NAME_SEEN=\"$SKIFF_NAME\""),
+                script(
+                    "90-environment.sh",
+                    "export C= D=image NAME_SEEN=\"$SKIFF_NAME\" IDS=$UID:$EUID:$GID",
+                ),
                 script("99-base.sh", base),
             ],
             overrides: [
@@ -190,26 +199,60 @@ fn the_images_shell_makes_the_same_environment() {
         let tree = Tree::Directory(Directory::open(world.image_files.path()).unwrap());
         let mut view = target::View::new(&world.host, &tree);
         let ours = env::exported(env::evaluate(&from, &mut view).unwrap());
-        let shell = sourced::with_shell(&from, "why");
-        let out = Command::new(&shell.shell[0])
-            .args(&shell.shell[1..])
-            .args(["/usr/bin/env", "-0"])
-            .env_clear()
-            .envs(shell.variables.iter().cloned())
-            .current_dir("/")
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8_lossy(&out.stderr), "");
-        let text = String::from_utf8(out.stdout).unwrap();
-        let mut theirs: Vec<(OsString, OsString)> = text
-            .split_terminator('\0')
-            .filter_map(|pair| pair.split_once('='))
-            .filter(|(name, _)| !matches!(*name, "_" | "SHLVL" | "OLDPWD"))
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect();
-        theirs.sort();
-        assert_eq!(theirs, ours);
+        for shell in ["/bin/bash", "/bin/sh"] {
+            assert_eq!(by_shell(&from, shell), ours, "{shell}");
+        }
     }
+}
+
+/// The variables that a program has whose environment is made by this shell.
+fn by_shell(from: &env::Ingredients, shell: &str) -> Vec<(OsString, OsString)> {
+    let shell = sourced::with_shell(from, shell, "why");
+    let out = Command::new(&shell.shell[0])
+        .args(&shell.shell[1..])
+        .args(["/usr/bin/env", "-0"])
+        .env_clear()
+        .envs(shell.variables.iter().cloned())
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "");
+    let text = String::from_utf8(out.stdout).unwrap();
+    let mut theirs: Vec<(OsString, OsString)> = text
+        .split_terminator('\0')
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(name, _)| !matches!(*name, "_" | "SHLVL" | "OLDPWD"))
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    theirs.sort();
+    theirs
+}
+
+#[test]
+fn scripts_for_bash_are_run_by_bash() {
+    let script = "[[ -d /usr ]] && export A=${HOME/ada/eve}\nfunction f { echo \"$1\"; }\n\
+                  export B=$(f x) C=${HOME:1:4} D+=d";
+    let from = env::Ingredients {
+        start: vec![(b"HOME".to_vec(), b"/home/ada".to_vec())],
+        ids: (0, 0),
+        names: Vec::new(),
+        scripts: Vec::new(),
+        overrides: Vec::new(),
+        evaluate: true,
+        host: BTreeMap::new(),
+        prompt: None,
+    };
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("90-environment.sh");
+    fs::write(&path, script).unwrap();
+    let from = env::Ingredients { scripts: vec![(path, script.into())], ..from };
+    let variables = by_shell(&from, "/bin/bash");
+    let value =
+        |name: &str| variables.iter().find(|(one, _)| one == name).map(|(_, value)| value.to_str().unwrap());
+    assert_eq!(
+        [value("A"), value("B"), value("C"), value("D")],
+        [Some("/home/eve"), Some("x"), Some("home"), Some("d")]
+    );
 }
 
 /// What images with apps have: it asks which app is wanted, as the image's own script does.
