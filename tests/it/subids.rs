@@ -76,6 +76,22 @@ fn root_has_the_ids_of_the_range_and_gives_files_to_them() {
 }
 
 #[test]
+fn a_device_that_cannot_be_made_is_an_error_and_no_file() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("subids-device");
+    place.busybox_image();
+    let make = "mknod /n c 1 3; echo $?; [ -e /n ] || echo none";
+    let script = format!("$SKIFF exec --fakeroot $FLAG --writable-tmpfs busybox.sif sh -c '{make}' 2>&1");
+    let printed = run(&place, &script);
+    assert_eq!(printed, "mknod: /n: Operation not permitted\n1\nnone\n");
+    // Where the caller's id is the only one, it is recorded, and stat tells so.
+    let script = format!("FLAG=--ignore-subuid; {}", script.replace("[ -e", "[ -c"));
+    assert_eq!(run(&place, &script), "0\n");
+}
+
+#[test]
 fn several_ranges_follow_each_other() {
     if !able(&NEEDS) {
         return;
