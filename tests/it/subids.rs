@@ -317,6 +317,38 @@ fn what_was_written_under_other_ids_is_removed_in_the_same_way() {
 }
 
 #[test]
+fn an_overlay_that_another_user_must_mark_says_so() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("subids-unmarked");
+    place.busybox_image();
+    run(&place, "mkdir over; $SKIFF exec --fakeroot --overlay over busybox.sif touch /bin/new");
+    // As fuse-overlayfs leaves it: of another user, and without the kernel's marks.
+    let bin = place.work("over/upper/bin");
+    give_to(&bin, FIRST + 999);
+    for mark in ["origin", "impure"] {
+        let removed = rustix::fs::removexattr(&bin, format!("user.overlay.{mark}"));
+        assert!(matches!(removed, Ok(()) | Err(rustix::io::Errno::NODATA)), "{removed:?}");
+    }
+    let exec = |flags: &str, name: &str| {
+        let script = format!("$SKIFF exec {flags} busybox.sif {name}");
+        finish(&mut with_ranges(&place, &range(65_536), "", &script))
+    };
+    for name in ["true", "/bin/true"] {
+        let error = exec("--overlay over", name).fails(255);
+        assert!(
+            error.contains("permission denied\nhint: in the overlay \"/bin\" is another user's"),
+            "{error}"
+        );
+        assert!(error.contains("--fakeroot") && error.contains(":ro"), "{error}");
+    }
+    exec("--overlay over:ro", "true").ok();
+    exec("--fakeroot --overlay over", "true").ok();
+    exec("--overlay over", "true").ok();
+}
+
+#[test]
 fn a_directory_is_an_image_too() {
     if !able(&NEEDS) {
         return;
