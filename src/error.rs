@@ -103,8 +103,8 @@ impl Error {
         None
     }
 
-    /// The status `main` exits with: 130 after an interrupt (another where the signal is known), else 255, which no
-    /// batch system mistakes for the program's own (`docs/commands.md` lists them).
+    /// The status `main` exits with: 255, which no batch system mistakes for the program's own (`docs/commands.md` lists
+    /// them). After a request to stop the signal ends it, if that is known; else 130.
     pub fn exit_code(&self) -> i32 {
         if self.kind == Kind::Interrupted { 130 } else { 255 }
     }

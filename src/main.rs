@@ -1,4 +1,4 @@
-//! Parse, call the command, print the error, exit: the only place that exits.
+//! Parse, call the command, print the error, exit: the only place that exits (a verb that a signal stopped dies of it).
 #![no_main]
 
 skiff::entry!(main_of_skiff);

@@ -41,6 +41,7 @@ pub const BUILD_OTHERS: &[BuildOther] = &[
     row(' ', false, &["ignore-userns"],          &["IGNORE_USERNS"],            Already),
     row(' ', false, &["ignore-proot"],           &["IGNORE_PROOT"],             Already),
     row(' ', false, &["ignore-fakeroot-command"], &["IGNORE_FAKEROOT_COMMAND"],  Already),
+    row(' ', false, &["no-setgroups"],           &["NO_SETGROUPS"],             Already),
 
     row('f', false, &["fakeroot"],               &["FAKEROOT"],                 NoEffect("owners are packed as the directory has them; --all-root makes them root's")),
     row(' ', true,  &["buildkit-host"],          &["BUILDKIT_HOST"],            LOCAL),

@@ -53,6 +53,16 @@ pub const OTHERS: &[Other] = &[
     switch("ignore-fakeroot-command", &["IGNORE_FAKEROOT_COMMAND"], Answer::Already),
     value ("runscript-timeout",       &["RUNSCRIPT_TIMEOUT"],       Answer::Already),
 
+    // SingularityCE's alone.
+    switch("no-compat",               &[],                          Answer::Already),
+    switch("no-oci",                  &[],                          Answer::Already),
+    switch("no-setgroups",            &["NO_SETGROUPS"],            Answer::Already),
+    switch("sif-fuse",                &["SIF_FUSE"],                Answer::Already),
+    switch("tmp-sandbox",     &[],                Answer::NoEffect("the image is served without unpacking it, and shows the same files")),
+    switch("no-tmp-sandbox",  &[],                Answer::NoEffect("images are unpacked only where FUSE is missing")),
+    switch("oci",             &["OCI"],           Answer::Later("leave it out: images of registries run without it (skiff run docker://...), with --compat as much by themselves as there")),
+    value ("data",            &[],                Answer::Later("bring a directory in with --bind")),
+
     switch("unsquash",        &["UNSQUASH"],      Answer::NoEffect("the image is served without unpacking it, and shows the same files")),
     value ("tmpdir",          &[],                Answer::NoEffect("images are unpacked only where FUSE is missing, below SKIFF_TMPDIR")),
 

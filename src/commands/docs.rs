@@ -81,8 +81,8 @@ fn reference() -> String {
          Written by `skiff docs` from the types in `src/cli`; change those and run\n\
          `cargo run -- docs >docs/commands.md`.\n\n\
          Exit status: the program's own for `exec`, `run`, `shell` and `test`; 255 for every failure of skiff itself,\n\
-         which no batch system mistakes for the program's; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP;\n\
-         1 from `doctor` when something is missing.\n",
+         which no batch system mistakes for the program's; 1 from `doctor` when something is missing. What Ctrl-C, SIGTERM or\n\
+         SIGHUP stops takes back what it has half done and dies of that signal, so that a shell's loop around it ends, too.\n",
     );
     let mut root = Cli::command().term_width(100).max_term_width(100);
     root.build();

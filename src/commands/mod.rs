@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Exit status: the program's own for `exec`, `run`, `shell` and `test`; else 0, 255 for every failure of
-//! skiff's including a wrong command line, 1 when `doctor` finds something missing, 130 after Ctrl-C,
-//! 143 after SIGTERM, 129 after SIGHUP, 141 when the reader of our output went away.
+//! skiff's including a wrong command line, 1 when `doctor` finds something missing, 141 when the reader of our
+//! output went away. What Ctrl-C, SIGTERM or SIGHUP stopped takes back what it has half done, and dies of the signal.
 
 pub mod broadcast;
 pub mod build;
@@ -37,7 +37,7 @@ use crate::cli::{Cli, Global, Verb};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::{FAMILIES, Host, is_on};
 use crate::plan::Action;
-use crate::sys::signals::status_of_stop;
+use crate::sys::signals::die_of_stop;
 
 /// The status of a process that SIGPIPE killed: what a shell reports for any tool whose reader left.
 const READER_GONE: i32 = 128 + libc::SIGPIPE;
@@ -63,16 +63,18 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> i32 {
     ended(dispatch(&cli), &cli.global)
 }
 
-/// The exit status that a result means, after its error has been printed.
+/// The exit status that a result means, after its error has been printed. What a signal stopped dies of it.
 fn ended(result: Result<i32>, global: &Global) -> i32 {
     match result {
         Ok(status) => status,
         Err(error) => {
             print_error(&error, global);
-            match error.kind {
-                Kind::Interrupted => status_of_stop(),
-                _ => error.exit_code(),
+            if error.kind == Kind::Interrupted {
+                // What a signal ends writes nothing any more; that it cannot be written is nothing to add here.
+                let _ = io::stdout().flush();
+                die_of_stop();
             }
+            error.exit_code()
         }
     }
 }

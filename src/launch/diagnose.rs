@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! ENOENT    the name is nowhere in PATH ─▶ the nearest names │ no such file │ the interpreter of the file is missing
-//! EACCES    a directory │ not executable │ a file system of which nothing is executed
+//! EACCES    a directory │ not executable │ a file system of which nothing is executed │ what lies on the way is closed
 //! ENOEXEC   an ELF file for another processor │ a damaged one
 //! EIO       a damaged image
 //! ```
@@ -48,6 +48,7 @@ pub fn explain(name: &OsStr, path: &OsStr, error: io::Error) -> Error {
         (None, _) if name.is_empty() => {
             Some("the name of the program is empty; is a variable of your script not set?".into())
         }
+        (None, libc::EACCES) => closed_way(name, path),
         (None, _) if name.as_bytes().contains(&b'/') => Some(no_such_file(name)),
         (None, _) => Some(not_in_path(name, path)),
         (Some(file), libc::ENOENT) => missing_interpreter(&file, 0),
@@ -136,6 +137,61 @@ fn missing_interpreter(file: &Path, depth: usize) -> Option<String> {
         _ => "install it in the image, or change the line",
     };
     Some(format!("{missing}; {mend}"))
+}
+
+/// The program is nowhere to be seen, and one of the places where it may be is closed.
+fn closed_way(name: &OsStr, path: &OsStr) -> Option<String> {
+    let named = name.as_bytes().contains(&b'/');
+    let places: Vec<PathBuf> = if named {
+        vec![PathBuf::from(name)]
+    } else {
+        directories(path).map(|directory| directory.join(name)).collect()
+    };
+    let closed = places.iter().find_map(|place| first_closed(place))?;
+    let mut parent = closed.parent().unwrap_or(Path::new("/"));
+    if parent.as_os_str().is_empty() {
+        parent = Path::new(".");
+    }
+    if !may_enter(parent) {
+        let only = if named { "" } else { "; elsewhere in the container's PATH there is no such program" };
+        return Some(format!(
+            "the directory {parent:?} is closed to this user (its owner opens it: chmod a+x){only}"
+        ));
+    }
+    // Of a directory of the upper layer over one of the image, the kernel notes which it lies over, when it is looked
+    // up first: an attribute (ovl_fix_origin), which only its owner may set.
+    if rustix::fs::statfs(parent).is_ok_and(|facts| facts.f_type == libc::OVERLAYFS_SUPER_MAGIC) {
+        return Some(format!(
+            "in the overlay {closed:?} is another user's, as --fakeroot leaves it, and the kernel has to mark it; use --fakeroot here too, or read alone (--overlay DIR:ro)"
+        ));
+    }
+    Some(format!("the file system does not let this user see {closed:?}"))
+}
+
+/// The first of what leads to a file, through links too, that may not be looked at.
+fn first_closed(file: &Path) -> Option<PathBuf> {
+    /// The kernel follows as many.
+    const MOST_LINKS: usize = 40;
+    let mut left = file.to_path_buf();
+    for _ in 0..=MOST_LINKS {
+        let mut walked = PathBuf::new();
+        let mut parts = left.components();
+        let link = loop {
+            walked.push(parts.next()?);
+            match std::fs::symlink_metadata(&walked) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(walked),
+                Err(_) => return None,
+                Ok(facts) if facts.is_symlink() => break std::fs::read_link(&walked).ok()?,
+                Ok(_) => {}
+            }
+        };
+        left = walked.parent()?.join(link).join(parts.as_path());
+    }
+    None
+}
+
+fn may_enter(directory: &Path) -> bool {
+    rustix::fs::access(directory, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
 fn not_executable(file: &Path) -> Option<String> {
@@ -319,6 +375,24 @@ mod tests {
         let arm = write("arm", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xf3\0");
         assert!(hint(&arm, libc::ENOEXEC).contains("is for riscv64, this machine is"));
         assert!(hint(&write("cut", b"\x7fELF"), libc::ENOEXEC).contains("damaged"));
+    }
+
+    #[test]
+    fn what_is_closed_on_the_way_is_found_through_links() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        std::fs::create_dir(at("usr")).unwrap();
+        std::os::unix::fs::symlink("usr", at("bin")).unwrap();
+        std::os::unix::fs::symlink(at("bin/../usr/loop"), at("usr/loop")).unwrap();
+        assert_eq!(first_closed(&at("bin/none")), None);
+        assert_eq!(first_closed(&at("bin/loop")), None);
+        std::fs::set_permissions(at("usr"), PermissionsExt::from_mode(0o600)).unwrap();
+        // Nothing is closed to root.
+        if !may_enter(&at("usr")) {
+            assert_eq!(first_closed(&at("bin/sh")), Some(at("usr/sh")));
+            assert!(hint(&at("bin/sh"), libc::EACCES).contains("is closed to this user"));
+        }
+        std::fs::set_permissions(at("usr"), PermissionsExt::from_mode(0o700)).unwrap();
     }
 
     #[test]

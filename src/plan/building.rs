@@ -7,6 +7,8 @@
 //!                                        /tmp is meant for the image
 //! ```
 //!
+//! Devices that a step makes are recorded whatever the ids, since no user namespace makes any.
+//!
 //! Of the variables that speak to a container tool only those count that Apptainer lets through: binds, devices,
 //! messages. A default of the user's for `skiff run` must not change what is in an image.
 
@@ -14,7 +16,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::{Action, ContainerPath, IdMap, Request, Root, RunPlan, Writes, decide};
+use super::{Action, ContainerPath, Emulated, IdMap, Request, Root, RunPlan, Writes, decide};
 use crate::cli::files::FileFlags;
 use crate::cli::gpu::GpuFlags;
 use crate::cli::namespaces::NamespaceFlags;
@@ -148,7 +150,12 @@ fn plan(
         root: building.root.clone(),
         machine: building.machine.as_deref(),
     };
-    decide(&request, host, config, tree)
+    let mut plan = decide(&request, host, config, tree)?;
+    // Scripts of packages make devices, and stop where they cannot.
+    if plan.process.emulates == Emulated::Nothing {
+        plan.process.emulates = Emulated::Devices;
+    }
+    Ok(plan)
 }
 
 fn container_flags(building: &Building) -> ContainerFlags {

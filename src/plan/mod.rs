@@ -369,7 +369,7 @@ pub struct Process {
 pub enum Emulated {
     /// Nothing.
     Nothing,
-    /// Device nodes, which no user namespace allows.
+    /// Device nodes, which no user namespace allows: in a build, whose image has them.
     Devices,
     /// Changes of owner, device nodes and other ids, which one mapped id does not allow.
     Root,
@@ -525,10 +525,8 @@ fn decide_with(
             capabilities: namespaces::plan_capabilities(&asked, &ids)?,
             emulates: match ids {
                 IdMap::Root { .. } => Emulated::Root,
-                IdMap::Subordinate { .. } => Emulated::Devices,
-                // The user namespace of real root allows none either; who asks for them says --fakeroot.
-                IdMap::Whole if asked.fakeroot.is_some() => Emulated::Devices,
-                IdMap::Caller { .. } | IdMap::Whole => Emulated::Nothing,
+                // Of device nodes the program hears from the kernel: one that is only recorded would look like a file.
+                IdMap::Subordinate { .. } | IdMap::Caller { .. } | IdMap::Whole => Emulated::Nothing,
             },
         },
         ids,

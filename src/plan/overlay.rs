@@ -3,7 +3,7 @@
 //! ```text
 //! --writable-tmpfs     memory
 //! --overlay DIR        DIR/upper, with DIR/work for the kernel's own use; both made when missing
-//! --overlay DIR:ro     DIR/upper is laid over the image, under whatever is written
+//! --overlay DIR:ro     DIR/upper is laid over the image, under whatever is written; DIR itself where it has none
 //! --writable           the sandbox itself
 //! ```
 
@@ -74,16 +74,8 @@ pub fn plan_layers(asked: &Asked, request: &Request<'_>, host: &Host) -> Result<
         check(&directory, read_only, host, because)?;
         let upper = directory.join("upper");
         if read_only {
-            if !host.look(&upper).is_ok_and(|seen| seen.directory) {
-                return Err(Error::usage(format!(
-                    "cannot use {directory:?} as an overlay ({}): it has no directory \"upper\"",
-                    because.origin()
-                ))
-                .hint(
-                    "a directory gets it when it is used without :ro; or put the files into one of that name",
-                ));
-            }
-            layers.layers.insert(0, HostPath(upper));
+            let written_before = host.look(&upper).is_ok_and(|seen| seen.directory);
+            layers.layers.insert(0, HostPath(if written_before { upper } else { directory }));
         } else {
             let made = |path| HostEntry { path: HostPath(path), kind: TargetKind::Directory, mode: 0o755 };
             layers.make.extend([made(upper), made(directory.join("work"))]);

@@ -90,12 +90,12 @@ extern "C" fn note_stop(signal: libc::c_int) {
     }
 }
 
-/// The exit status of what was asked to stop, as a shell has it of a program that the signal ended: 130 after Ctrl-C,
-/// 143 after SIGTERM, 129 after SIGHUP. The first one counts, where several came.
-pub fn status_of_stop() -> i32 {
-    match STOPPED_BY.load(Ordering::Relaxed) {
-        0 => 128 + libc::SIGINT,
-        signal => 128 + signal,
+/// Ends this process by the signal that asked it to stop, the first one where several came; returns where none did. Its
+/// caller must see that: a shell whose program answers Ctrl-C with an exit status, whatever it is, goes on with its loop.
+pub fn die_of_stop() {
+    let signal = STOPPED_BY.load(Ordering::Relaxed);
+    if signal != 0 {
+        die_of(signal);
     }
 }
 

@@ -242,13 +242,13 @@ fn ctrl_c_leaves_the_old_output_and_nothing_half_done() {
     }
     place.write("a.sif", "old");
     let output = interrupt(&place, &["build", "--force", "--compression", "xz", "a.sif", "tree"]);
-    let error = output.fails(130);
+    let error = output.dies_of(libc::SIGINT);
     let words = "interrupted\nhint: the target is as it was; the same command starts anew\n";
     assert!(error.starts_with("skiff: ") && error.ends_with(words), "{error}");
     assert_eq!(fs::read(place.work("a.sif")).expect("it is there"), b"old");
     assert_eq!(names(&place.work("")), ["a.sif", "tree"]);
     place.run(["build", "--force", "--level", "1", "a.sif", "tree"]).ok();
-    interrupt(&place, &["build", "--threads", "1", "--sandbox", "x", "a.sif"]).fails(130);
+    interrupt(&place, &["build", "--threads", "1", "--sandbox", "x", "a.sif"]).dies_of(libc::SIGINT);
     assert_eq!(names(&place.work("")), ["a.sif", "tree"]);
 }
 

@@ -66,6 +66,8 @@ fn known() -> BTreeSet<String> {
         flags.extend(argument.get_all_aliases().into_iter().flatten().map(|long| format!("--{long}")));
         flags.extend(argument.get_short().map(|short| format!("-{short}")));
     }
+    // Read by name (`cli/called.rs`), and not by the parser.
+    flags.insert("--build-config".to_owned());
     for own in ["--help", "-h", "--version", "-V"] {
         flags.remove(own);
     }

@@ -22,7 +22,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -298,6 +298,14 @@ impl Output {
     pub fn fails(self, code: i32) -> String {
         let got = self.status.code();
         assert_eq!(got, Some(code), "{}: {}\n{}{}", self.command, self.status, self.stdout, self.stderr);
+        self.stderr
+    }
+
+    /// Standard error of a command that this signal must have ended.
+    #[track_caller]
+    pub fn dies_of(self, signal: i32) -> String {
+        let got = self.status.signal();
+        assert_eq!(got, Some(signal), "{}: {}\n{}{}", self.command, self.status, self.stdout, self.stderr);
         self.stderr
     }
 }

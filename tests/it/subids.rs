@@ -76,6 +76,22 @@ fn root_has_the_ids_of_the_range_and_gives_files_to_them() {
 }
 
 #[test]
+fn a_device_that_cannot_be_made_is_an_error_and_no_file() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("subids-device");
+    place.busybox_image();
+    let make = "mknod /n c 1 3; echo $?; [ -e /n ] || echo none";
+    let script = format!("$SKIFF exec --fakeroot $FLAG --writable-tmpfs busybox.sif sh -c '{make}' 2>&1");
+    let printed = run(&place, &script);
+    assert_eq!(printed, "mknod: /n: Operation not permitted\n1\nnone\n");
+    // Where the caller's id is the only one, it is recorded, and stat tells so.
+    let script = format!("FLAG=--ignore-subuid; {}", script.replace("[ -e", "[ -c"));
+    assert_eq!(run(&place, &script), "0\n");
+}
+
+#[test]
 fn several_ranges_follow_each_other() {
     if !able(&NEEDS) {
         return;
@@ -298,6 +314,38 @@ fn what_was_written_under_other_ids_is_removed_in_the_same_way() {
     assert_eq!(kept.uid(), FIRST + 32);
     run(&place, "$SKIFF exec --fakeroot busybox.sif rm -rf over");
     assert!(!place.work("over").exists());
+}
+
+#[test]
+fn an_overlay_that_another_user_must_mark_says_so() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("subids-unmarked");
+    place.busybox_image();
+    run(&place, "mkdir over; $SKIFF exec --fakeroot --overlay over busybox.sif touch /bin/new");
+    // As fuse-overlayfs leaves it: of another user, and without the kernel's marks.
+    let bin = place.work("over/upper/bin");
+    give_to(&bin, FIRST + 999);
+    for mark in ["origin", "impure"] {
+        let removed = rustix::fs::removexattr(&bin, format!("user.overlay.{mark}"));
+        assert!(matches!(removed, Ok(()) | Err(rustix::io::Errno::NODATA)), "{removed:?}");
+    }
+    let exec = |flags: &str, name: &str| {
+        let script = format!("$SKIFF exec {flags} busybox.sif {name}");
+        finish(&mut with_ranges(&place, &range(65_536), "", &script))
+    };
+    for name in ["true", "/bin/true"] {
+        let error = exec("--overlay over", name).fails(255);
+        assert!(
+            error.contains("permission denied\nhint: in the overlay \"/bin\" is another user's"),
+            "{error}"
+        );
+        assert!(error.contains("--fakeroot") && error.contains(":ro"), "{error}");
+    }
+    exec("--overlay over:ro", "true").ok();
+    exec("--fakeroot --overlay over", "true").ok();
+    exec("--overlay over", "true").ok();
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn files_of_subordinate_ids_are_removed_whatever_ends_the_build() {
     };
     let child = start();
     killpg(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("skiff runs");
-    assert_eq!(collect(child, "Ctrl-C".into()).status.code(), Some(130));
+    collect(child, "Ctrl-C".into()).dies_of(libc::SIGINT);
     assert_eq!(below(&place), Vec::<String>::new());
     // Killed: the next build removes them.
     let mut child = start();
