@@ -69,8 +69,9 @@ pub const OTHERS: &[Other] = &[
     switch("oom-kill-disable",    &["OOM_KILL_DISABLE"],    Answer::Later(LIMITS)),
     value ("pids-limit",          &["PIDS_LIMIT"],          Answer::Later("use ulimit -u")),
 
-    switch("passphrase",     &["ENCRYPTION_PASSPHRASE"], Answer::Later(DECRYPT)),
-    value ("pem-path",       &["ENCRYPTION_PEM_PATH"],   Answer::Later(DECRYPT)),
+    // Their variables are set for all images of a user and mean the encrypted ones, which have an error of their own.
+    switch("passphrase",     &[],                        Answer::Later(DECRYPT)),
+    value ("pem-path",       &[],                        Answer::Later(DECRYPT)),
     value ("fusemount",      &["FUSESPEC"],              Answer::Later("mount it on the host first and bring it in with --bind")),
     value ("network-args",   &["NETWORK_ARGS"],          Answer::Later("the host's network is there without --net")),
     value ("netns-path",     &["NETNS_PATH"],            Answer::Later("enter it first: nsenter --net=PATH skiff exec ...")),

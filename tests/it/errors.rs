@@ -11,11 +11,12 @@ use crate::harness::{Need, Place, able, busybox_tree, give};
 
 const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
 
-/// The table of descriptors, the bytes of one, and where in it are: the offset of the object, and the architecture
-/// of a partition.
+/// The table of descriptors, the bytes of one, and where in it are: the offset of the object, and the file system and
+/// architecture of a partition.
 const TABLE: usize = 4096;
 const DESCRIPTOR: usize = 585;
 const OFFSET: usize = 17;
+const FILE_SYSTEM: usize = 201;
 const ARCHITECTURE: usize = 209;
 const PARTITION: [u8; 4] = 0x4004_u32.to_le_bytes();
 
@@ -131,6 +132,12 @@ fn damaged_images_are_named_with_what_is_wrong() {
             patched(part + OFFSET, &[0xff; 8]),
             "object 2 has impossible bounds",
             "the image is damaged",
+        ),
+        (
+            "encrypted.sif",
+            patched(part + FILE_SYSTEM, &[5]),
+            "its root file system is Encrypted squashfs, which skiff does not run",
+            "unpack it with the tool that made it",
         ),
         ("magic.sif", patched(at, b"none"), "not a SquashFS file system (bad magic)", "the image is damaged"),
         ("super.sif", patched(at + BLOCK_SIZE, &[0xff; 4]), "impossible block size", "the image is damaged"),
