@@ -91,11 +91,15 @@ pub struct OtherFlags {
     pub given: Vec<&'static str>,
 }
 
-/// Whether a flag was given, and not turned off. An error says that it was not looked for, or is no switch.
+/// Whether a flag was given, and not turned off or with an empty value alone. An error says that it was not looked
+/// for, or is no switch.
 pub fn is_given(matches: &ArgMatches, name: &str) -> bool {
     match matches.try_get_one::<bool>(name) {
         Ok(on) => on == Some(&true),
-        Err(_) => matches.try_contains_id(name).unwrap_or(false),
+        Err(_) => match matches.try_get_many::<String>(name) {
+            Ok(Some(mut values)) => values.any(|value| !value.is_empty()),
+            _ => false,
+        },
     }
 }
 

@@ -160,15 +160,16 @@ fn text(
     Some((value.to_owned(), Because::Variable(variable)))
 }
 
-/// A list: the flags' words, or else those of the variable, with commas between.
+/// A list: the flags' words that are not empty, or else those of the variable, with commas between.
 pub fn texts(
     host: &Host,
     given: &[impl AsRef<OsStr>],
     name: &str,
     keys: &[&str],
 ) -> Vec<(OsString, Because)> {
-    if !given.is_empty() {
-        return given.iter().filter_map(|word| text(host, Some(word), name, &[])).collect();
+    let words: Vec<_> = given.iter().filter_map(|word| text(host, Some(word), name, &[])).collect();
+    if !words.is_empty() {
+        return words;
     }
     let Some((variable, list)) = keys.iter().find_map(|key| host.setting(key)) else { return Vec::new() };
     let words = list.as_bytes().split(|byte| *byte == b',').filter(|word| !word.is_empty());

@@ -490,8 +490,12 @@ fn add_injected(
 }
 
 /// `NAME=VALUE`, or several with commas and blanks between; a comma that no `NAME=` follows is part of the value.
+/// An empty flag has none.
 fn parse_env(flag: &OsStr) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    if flag.is_empty() {
+        return Ok(pairs);
+    }
     for item in flag.as_bytes().split(|byte| *byte == b',') {
         let equals = item.iter().position(|byte| *byte == b'=');
         let pair = equals.map(|at| item.split_at(at)).map(|(name, value)| (name.trim_ascii_start(), value));
