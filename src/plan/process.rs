@@ -210,7 +210,7 @@ pub fn is_file(view: &mut View<'_>, path: &Path) -> bool {
     view.resolve(path, true).is_ok_and(|spot| spot.kind == Some(TargetKind::File))
 }
 
-/// The directories to start in, best first, never empty: `--cwd` alone if it was given, else the caller's
+/// The directories to start in, best first, never empty: `--cwd` alone, from the root, if it was given, else the caller's
 /// working directory and home as far as the container has them, and the root.
 pub fn working_directories(
     request: &Request<'_>,
@@ -219,15 +219,14 @@ pub fn working_directories(
     view: &mut View<'_>,
 ) -> Result<Vec<PathBuf>> {
     if let Some((cwd, origin)) = asked_cwd(request, host) {
-        if cwd.is_relative() {
-            return Err(Error::usage(format!("cannot start in {cwd:?} ({origin}): not an absolute path")));
-        }
-        let cwd = tidy(&cwd);
+        // A relative one is relative to the container's root, as with Apptainer.
+        let cwd = tidy(&Path::new("/").join(cwd));
         return match view.resolve(&cwd, true)?.kind {
             Some(TargetKind::Directory) => Ok(vec![cwd]),
             Some(TargetKind::File) => Err(Error::usage(format!(
                 "cannot start in {cwd:?} ({origin}): it is a file in the container"
-            ))),
+            ))
+            .hint("name a directory of the container")),
             None => Err(Error::usage(format!(
                 "cannot start in {cwd:?} ({origin}): the container has no such directory"
             ))

@@ -225,6 +225,7 @@ fn binds_and_directories_that_cannot_be_had_say_what_to_do() {
         ("--scratch=x", "it is not an absolute path", slash),
         ("--home=/none/at/all", "no such file or directory", "mkdir -p"),
         ("--workdir=/none/at/all", "no such file or directory", "mkdir -p"),
+        ("--cwd=bin/plain", "\"/bin/plain\" (--cwd): it is a file in the container", "name a directory"),
         ("--cwd=/none/at/all", "the container has no such directory", "--bind"),
         ("--overlay=/none/at/all", "no such file or directory", "make the directory"),
         ("--env=NAME", "not NAME=VALUE", "NAME=\"$NAME\""),
