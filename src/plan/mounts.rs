@@ -190,7 +190,7 @@ pub fn plan_mounts(
         scheduler,
         covered: Vec::new(),
         make: layers.make.clone(),
-        warnings: Vec::new(),
+        warnings: layers.warnings.clone(),
     };
     chosen.warn_of_what_has_no_effect();
     for default in DEFAULT_MOUNTS {
