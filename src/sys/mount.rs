@@ -173,7 +173,8 @@ pub fn limit(mount: BorrowedFd<'_>, limits: Limits, extent: Extent) -> io::Resul
 /// Opens `path` inside `root` for mounting on it, as if `root` were the root directory: links cannot lead out.
 ///
 /// # Errors
-/// Those of openat2(2); see [`super::compat::open_in_root`] for kernels before 5.6.
+/// Those of openat2(2); see [`super::compat::open_in_root`] for kernels before 5.6, and filters of outer containers that
+/// do not know the call, whose answer is EPERM. (The call itself has no such answer to a path.)
 pub fn open_target(root: BorrowedFd<'_>, path: &std::path::Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     match rustix::fs::openat2(
@@ -183,7 +184,7 @@ pub fn open_target(root: BorrowedFd<'_>, path: &std::path::Path) -> io::Result<O
         Mode::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
     ) {
-        Err(rustix::io::Errno::NOSYS) => super::compat::open_in_root(root, path),
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => super::compat::open_in_root(root, path),
         other => Ok(other?),
     }
 }
