@@ -10,6 +10,7 @@ use super::target::{View, tidy};
 use super::{Action, ContainerPath, Request, TargetKind};
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::image::metadata::app_names;
 
 /// What `skiff run` runs: the image's runscript, or what very old images have in its place.
 const RUNSCRIPTS: [&str; 2] = ["/.singularity.d/runscript", "/singularity"];
@@ -141,7 +142,16 @@ fn app_argv(app: &OsStr, script: &str, request: &Request<'_>, view: &mut View<'_
     if is_file(view, &path) {
         return Ok(with_words(&[path.into()], request.words));
     }
-    Err(Error::image(format!("cannot run app {app:?} of image {:?}: it has no {script}", request.image)))
+    // The image is as it should be: an app may have programs alone.
+    let error =
+        Error::usage(format!("cannot run app {app:?} of image {:?}: it has no {script}", request.image));
+    let mut with_one = app_names(view.image())?;
+    with_one.retain(|name| is_file(view, &app::script(name.as_ref(), script)));
+    let program = format!("name a program: skiff exec --app {} IMAGE PROGRAM", app.display());
+    Err(error.hint(match with_one.is_empty() {
+        true => program,
+        false => format!("{program}; the apps with a {script} are {}", with_one.join(", ")),
+    }))
 }
 
 /// What the image itself says, or the caller.
