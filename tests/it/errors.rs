@@ -11,6 +11,9 @@ use crate::harness::{Need, Place, able, busybox_tree, give};
 
 const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
 
+/// Where the magic of a SIF is.
+const SIF_MAGIC: usize = 32;
+
 /// The table of descriptors, the bytes of one, and where in it are: the offset of the object, and the file system and
 /// architecture of a partition.
 const TABLE: usize = 4096;
@@ -133,6 +136,7 @@ fn damaged_images_are_named_with_what_is_wrong() {
             "object 2 has impossible bounds",
             "the image is damaged",
         ),
+        ("sif-magic.sif", patched(SIF_MAGIC, &[0; 10]), "its header is damaged", "the image is damaged"),
         (
             "encrypted.sif",
             patched(part + FILE_SYSTEM, &[5]),
