@@ -85,10 +85,15 @@ const NO_FILE: &str = "an image is named by its path; 'skiff build IMAGE DIRECTO
 /// What mends a damaged image.
 pub(crate) const DAMAGED: &str = "the image is damaged; copy, download or build it again";
 
-/// Adds to the error of a file that cannot be opened what to do.
+/// Adds to the error of an image's file that cannot be opened what to do.
 pub fn explain_no_file(error: Error) -> Error {
+    no_file(error, NO_FILE)
+}
+
+/// The same of any file; `missing` is what to do where it is not there.
+pub fn no_file(error: Error, missing: &str) -> Error {
     match error.errno() {
-        Some(libc::ENOENT) => error.hint(NO_FILE),
+        Some(libc::ENOENT) => error.hint(missing),
         Some(libc::EACCES) => error.hint("the file and the directories above it must be readable for you"),
         _ => error,
     }

@@ -198,6 +198,7 @@ pub fn host_path(path: &Path, host: &Host, because: &Because) -> Result<PathBuf>
     }
     let cwd = host.cwd.as_deref().ok_or_else(|| {
         Error::usage(format!("cannot use {path:?} ({}): the working directory is unknown", because.origin()))
+            .hint("name it from the root: /DIRECTORY/...")
     })?;
     Ok(tidy(&cwd.join(path)))
 }

@@ -222,7 +222,7 @@ fn existing_directory(path: &Path, host: &Host, because: &Because) -> Result<Pat
     let tried = || format!("cannot use {path:?} as work directory ({})", because.origin());
     match host.look(&path) {
         Ok(seen) if seen.directory => Ok(path),
-        Ok(_) => Err(Error::usage(format!("{}: it is a file", tried()))),
+        Ok(_) => Err(Error::usage(format!("{}: it is a file", tried())).hint("name a directory")),
         Err(error) => Err(Error::usage(tried()).because(error).hint(MAKE_IT)),
     }
 }
@@ -262,6 +262,7 @@ fn absolute(bind: &mut Bind, host: &Host) -> Result<()> {
     if bind.source.is_relative() {
         let cwd = host.cwd.as_deref().ok_or_else(|| {
             Error::usage(format!("cannot bind {:?}: the working directory is unknown", bind.source))
+                .hint("name it from the root: /DIRECTORY/...")
         })?;
         bind.source = cwd.join(&bind.source);
     }
@@ -393,10 +394,8 @@ impl Chosen<'_, '_> {
             Ok(seen) if seen.directory || !directory_only => seen,
             _ if default.optional => return Ok(()),
             Ok(_) => {
-                return Err(Error::usage(format!(
-                    "cannot use {source:?} ({}): not a directory",
-                    because.origin()
-                )));
+                let tried = format!("cannot use {source:?} ({})", because.origin());
+                return Err(Error::usage(format!("{tried}: not a directory")).hint("name a directory"));
             }
             Err(error) => {
                 let tried = format!("cannot mount the host's {source:?} ({})", because.origin());

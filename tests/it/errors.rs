@@ -229,6 +229,17 @@ fn binds_and_directories_that_cannot_be_had_say_what_to_do() {
         ("--scratch=x", "it is not an absolute path", slash),
         ("--home=/none/at/all", "no such file or directory", "mkdir -p"),
         ("--workdir=/none/at/all", "no such file or directory", "mkdir -p"),
+        ("--home=/etc/passwd", "not a directory", "name a directory"),
+        ("--home=/tmp:/", "it would hide the whole image", "--home SOURCE:/home/NAME"),
+        ("--workdir=/etc/passwd", "it is a file", "name a directory"),
+        (
+            "--workdir=/usr",
+            "cannot make the directory \"/usr/tmp\"",
+            "that you can write to; name another one",
+        ),
+        ("--overlay=/proc", "cannot make the directory \"/proc/upper\"", "name another one"),
+        ("--hostname=a b", "host name (--hostname a b): ' ' cannot be in one", "letters, digits, '-'"),
+        (&format!("--hostname={}", "a".repeat(65)), "it has 65 bytes", "at most 64 letters"),
         ("--cwd=bin/plain", "\"/bin/plain\" (--cwd): it is a file in the container", "name a directory"),
         ("--cwd=/none/at/all", "the container has no such directory", "--bind"),
         ("--overlay=/none/at/all", "no such file or directory", "make the directory"),
@@ -242,6 +253,18 @@ fn binds_and_directories_that_cannot_be_had_say_what_to_do() {
         assert_says(&place, &["exec", "-c", flag, "a.sif", "true"], &[said], hint);
     }
     assert!(!Path::new("/none").exists());
+}
+
+#[test]
+fn images_of_other_tools_that_are_not_there_say_what_makes_them() {
+    let place = Place::new("errors-oci");
+    for (image, hint) in [
+        ("oci:none", "skopeo copy ... oci:DIR"),
+        ("oci-archive:none", "docker save -o FILE"),
+        ("docker-archive:none", "docker save -o FILE"),
+    ] {
+        assert_says(&place, &["build", "a.sif", image], &["\"none\"", "no such file or directory"], hint);
+    }
 }
 
 #[test]
