@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Because;
+use super::bind::MAKE_IT;
 use super::target::tidy;
 use crate::cli::run::ContainerFlags;
 use crate::error::{Error, Result};
@@ -201,6 +202,17 @@ pub fn host_path(path: &Path, host: &Host, because: &Because) -> Result<PathBuf>
             .hint("name it from the root: /DIRECTORY/...")
     })?;
     Ok(tidy(&cwd.join(path)))
+}
+
+/// The same of a directory that is there.
+pub fn existing_directory(path: &Path, host: &Host, because: &Because) -> Result<PathBuf> {
+    let path = host_path(path, host, because)?;
+    let tried = || format!("cannot use {path:?} as work directory ({})", because.origin());
+    match host.look(&path) {
+        Ok(seen) if seen.directory => Ok(path),
+        Ok(_) => Err(Error::usage(format!("{}: it is a file", tried())).hint("name a directory")),
+        Err(error) => Err(Error::usage(tried()).because(error).hint(MAKE_IT)),
+    }
 }
 
 /// A path of the container, which must be absolute.

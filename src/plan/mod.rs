@@ -533,7 +533,7 @@ fn decide_with(
         ids,
         one_id_because,
         serve,
-        left_out: left_out.clone(),
+        left_out: left_out.iter().chain(&mounts.not_there).cloned().collect(),
         scheduler,
         warnings,
     })
