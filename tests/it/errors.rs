@@ -285,6 +285,7 @@ fn a_typo_is_answered_by_what_is_nearest() {
     for (words, nearest) in [
         (&["exce", "a.sif", "true"][..], "'exec'"),
         (&["shel", "a.sif"], "'shell'"),
+        (&["rnu", "a.sif"], "'run'"),
         (&["tset", "a.sif"], "'test'"),
         (&["exec", "--bnd", "/x", "a.sif", "true"], "'--bind'"),
         (&["run", "--env-fil", "x", "a.sif"], "'--env-file'"),
