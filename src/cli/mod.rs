@@ -211,6 +211,7 @@ pub enum Verb {
     #[command(after_long_help = run::TEST_EXAMPLES)]
     Test(Lazy<run::RunArgs>),
     /// Print the help that the image brings along
+    #[command(after_long_help = inspect::HELP_EXAMPLES)]
     RunHelp(Lazy<inspect::RunHelpArgs>),
     /// Show what an image says of itself: labels, scripts, help, apps
     #[command(after_long_help = inspect::EXAMPLES)]
@@ -303,6 +304,16 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_that_is_shown_has_examples() {
+        let mut skiff = Cli::command();
+        skiff.build();
+        for verb in skiff.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let after = verb.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Examples:\n  "), "{}: {after}", verb.get_name());
+        }
     }
 
     #[test]
