@@ -6,13 +6,13 @@ use clap::{Args, ValueHint};
 
 /// Shown by `skiff broadcast --help`.
 pub const EXAMPLES: &str = "\
-Examples, in a job script of Slurm:
-  image=$(skiff broadcast simulation.sif)
-  srun skiff exec \"$image\" ./simulation
-  skiff broadcast --remove simulation.sif
+Examples:
+  image=$(skiff broadcast simulation.sif)       in a job script of Slurm
+  srun skiff exec \"$image\" ./simulation       each node has the image
+  skiff broadcast --remove simulation.sif       at its end
 
-Without a directory the copies are in $SLURM_TMPDIR, else $TMPDIR, else /tmp, under skiff-images-UID and a
-name made of the image's digest, so that the next job finds them there. Each node compares the
+Without a directory the copies are in $SLURM_TMPDIR, else $TMPDIR, else /tmp, under skiff-images-UID
+and a name made of the image's digest, so that the next job finds them there. Each node compares the
 digest of its copy; a copy appears complete or not at all.";
 
 /// `skiff broadcast`.

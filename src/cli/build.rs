@@ -7,6 +7,7 @@ use clap::{Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use super::build_other::BuildOtherFlags;
 use super::fetch::{FetchFlags, PlatformFlags};
+use super::files::path_or_nothing;
 
 /// Shown by `skiff build --help`.
 pub const EXAMPLES: &str = "\
@@ -85,7 +86,7 @@ pub struct BuildArgs {
     #[arg(long, help_heading = "Definitions")]
     pub no_cleanup: bool,
     /// Build in this directory [default: SKIFF_TMPDIR, TMPDIR, the cache directory, /var/tmp]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Definitions")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = path_or_nothing(), help_heading = "Definitions")]
     pub tmpdir: Option<PathBuf>,
     /// The value of {{ NAME }} in the definition; may be repeated
     #[arg(long = "build-arg", value_name = "NAME=VALUE", help_heading = "Definitions")]

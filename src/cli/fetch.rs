@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
+use super::files::path_or_nothing;
+
 /// How images are fetched.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Registries")]
@@ -12,7 +14,7 @@ pub struct FetchFlags {
     #[arg(long, alias = "nohttps")]
     pub no_https: bool,
     /// Look for the password in this file alone
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = path_or_nothing())]
     pub authfile: Option<PathBuf>,
     /// Ask for name and password on the terminal
     #[arg(long)]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
+use super::files::path_or_nothing;
+
 /// Shown by `skiff gpu --help`.
 pub const EXAMPLES: &str = "\
 Without an image: the accelerators, the driver, the devices that files of CDI describe. With one: what a container
@@ -37,7 +39,13 @@ pub struct GpuFlags {
     #[arg(long, value_name = "VENDOR/CLASS=NAME", value_delimiter = ',')]
     pub device: Vec<String>,
     /// Look for CDI files in these directories instead of /etc/cdi and /var/run/cdi
-    #[arg(long, value_name = "DIR", value_delimiter = ',', value_hint = ValueHint::DirPath)]
+    #[arg(
+        long,
+        value_name = "DIR",
+        value_delimiter = ',',
+        value_hint = ValueHint::DirPath,
+        value_parser = path_or_nothing()
+    )]
     pub cdi_dirs: Vec<PathBuf>,
     /// With --nv and the like: the libraries for 32-bit programs, too
     #[arg(long, hide_short_help = true)]

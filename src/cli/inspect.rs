@@ -83,6 +83,12 @@ impl Args for Inspect {
     }
 }
 
+/// Shown by `skiff run-help --help`.
+pub const HELP_EXAMPLES: &str = "\
+Examples:
+  skiff run-help debian.sif
+  skiff run-help --app solver suite.sif";
+
 /// `skiff run-help`.
 #[derive(Debug, Args)]
 pub struct RunHelpArgs {

@@ -19,6 +19,7 @@
 //! broadcast.rs broadcast
 //! sif.rs     sif list, header, info, dump
 //! words.rs   switches with a word: --nv=true
+//! nearest.rs what a word that is not known may have been meant to be
 //! called.rs  the name that skiff was started by, in elsewhere.rs the verbs that are answered
 //! ```
 //!
@@ -37,6 +38,7 @@ pub mod inspect;
 pub mod lazy;
 pub mod mpi;
 pub mod namespaces;
+pub mod nearest;
 pub mod other;
 pub mod pull;
 pub mod push;
@@ -52,7 +54,7 @@ use std::path::PathBuf;
 use self::lazy::Lazy;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{
     ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint,
 };
@@ -130,17 +132,18 @@ impl Cli {
         if let Some(cli) = Self::of_run(argv) {
             return Ok(cli);
         }
-        match Self::try_parse_from(argv) {
+        let parsed = match Self::try_parse_from(argv) {
             Err(error) if matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::TooManyValues) => {
                 let mut known = build_other::add_to(other::add_to(Self::command()));
                 if argv.iter().any(|word| words::may_be_one(word)) {
                     known.build();
                     known = words::taken(known, argv);
                 }
-                Self::of_matches(&known.try_get_matches_from(argv).map_err(without_false_tip)?)
+                known.try_get_matches_from(argv).and_then(|matches| Self::of_matches(&matches))
             }
             parsed => parsed,
-        }
+        };
+        parsed.map_err(|error| nearest::suggested(error, Self::command(), argv))
     }
 
     fn of_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
@@ -166,19 +169,6 @@ impl Cli {
         }
         Self::of_matches(&skiff.try_get_matches_from(argv).ok()?).ok()
     }
-}
-
-/// Of a flag that is not known, clap says how to pass it as a value; where one is, it would be an image's name.
-fn without_false_tip(mut error: clap::Error) -> clap::Error {
-    if let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) {
-        let kept: Vec<_> =
-            tips.iter().filter(|tip| !tip.to_string().contains("as a value")).cloned().collect();
-        error.remove(ContextKind::Suggested);
-        if !kept.is_empty() {
-            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(kept));
-        }
-    }
-    error
 }
 
 impl Global {
@@ -221,6 +211,7 @@ pub enum Verb {
     #[command(after_long_help = run::TEST_EXAMPLES)]
     Test(Lazy<run::RunArgs>),
     /// Print the help that the image brings along
+    #[command(after_long_help = inspect::HELP_EXAMPLES)]
     RunHelp(Lazy<inspect::RunHelpArgs>),
     /// Show what an image says of itself: labels, scripts, help, apps
     #[command(after_long_help = inspect::EXAMPLES)]
@@ -313,6 +304,16 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_that_is_shown_has_examples() {
+        let mut skiff = Cli::command();
+        skiff.build();
+        for verb in skiff.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let after = verb.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Examples:\n  "), "{}: {after}", verb.get_name());
+        }
     }
 
     #[test]

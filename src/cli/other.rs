@@ -79,8 +79,9 @@ pub const OTHERS: &[Other] = &[
     switch("oom-kill-disable",    &["OOM_KILL_DISABLE"],    Answer::Later(LIMITS)),
     value ("pids-limit",          &["PIDS_LIMIT"],          Answer::Later("use ulimit -u")),
 
-    switch("passphrase",     &["ENCRYPTION_PASSPHRASE"], Answer::Later(DECRYPT)),
-    value ("pem-path",       &["ENCRYPTION_PEM_PATH"],   Answer::Later(DECRYPT)),
+    // Their variables are set for all images of a user and mean the encrypted ones, which have an error of their own.
+    switch("passphrase",     &[],                        Answer::Later(DECRYPT)),
+    value ("pem-path",       &[],                        Answer::Later(DECRYPT)),
     value ("fusemount",      &["FUSESPEC"],              Answer::Later("mount it on the host first and bring it in with --bind")),
     value ("network-args",   &["NETWORK_ARGS"],          Answer::Later("the host's network is there without --net")),
     value ("netns-path",     &["NETNS_PATH"],            Answer::Later("enter it first: nsenter --net=PATH skiff exec ...")),
@@ -100,11 +101,15 @@ pub struct OtherFlags {
     pub given: Vec<&'static str>,
 }
 
-/// Whether a flag was given, and not turned off. An error says that it was not looked for, or is no switch.
+/// Whether a flag was given, and not turned off or with an empty value alone. An error says that it was not looked
+/// for, or is no switch.
 pub fn is_given(matches: &ArgMatches, name: &str) -> bool {
     match matches.try_get_one::<bool>(name) {
         Ok(on) => on == Some(&true),
-        Err(_) => matches.try_contains_id(name).unwrap_or(false),
+        Err(_) => match matches.try_get_many::<String>(name) {
+            Ok(Some(mut values)) => values.any(|value| !value.is_empty()),
+            _ => false,
+        },
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use super::fetch::{FetchFlags, PlatformFlags};
+use super::files::path_or_nothing;
 
 /// Shown by `skiff pull --help`.
 pub const EXAMPLES: &str = "\
@@ -29,10 +30,10 @@ pub struct PullArgs {
     #[arg(short = 'F', long)]
     pub force: bool,
     /// Make the file in this directory
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = path_or_nothing())]
     pub dir: Option<PathBuf>,
     /// Call the file so
-    #[arg(long, value_name = "NAME", hide = true)]
+    #[arg(long, value_name = "NAME", value_parser = path_or_nothing(), hide = true)]
     pub name: Option<PathBuf>,
     /// Nothing is checked anyway: signatures of images are not looked at
     #[arg(short = 'U', long, alias = "allow-unauthenticated", hide = true)]

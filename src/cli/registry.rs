@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
+use super::files::path_or_nothing;
+
 /// Shown by `skiff registry --help`.
 pub const EXAMPLES: &str = "\
 Examples:
@@ -52,7 +54,7 @@ pub struct LoginArgs {
     #[arg(long, alias = "nohttps")]
     pub no_https: bool,
     /// Keep it in this file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = path_or_nothing())]
     pub authfile: Option<PathBuf>,
 }
 
@@ -63,7 +65,7 @@ pub struct LogoutArgs {
     #[arg(value_name = "HOST")]
     pub host: String,
     /// The file that it is kept in
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = path_or_nothing())]
     pub authfile: Option<PathBuf>,
 }
 
@@ -74,6 +76,6 @@ pub struct ListArgs {
     #[arg(short, long)]
     pub json: bool,
     /// The file that it is kept in
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = path_or_nothing())]
     pub authfile: Option<PathBuf>,
 }

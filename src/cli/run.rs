@@ -61,7 +61,7 @@ pub struct ShellArgs {
     #[command(flatten)]
     pub run: RunArgs,
     /// The shell to start instead of bash or sh, as the container has it
-    #[arg(short, long, value_name = "PATH", help_heading = Resettable::Reset)]
+    #[arg(short, long, value_name = "PATH", value_parser = path_or_nothing(), help_heading = Resettable::Reset)]
     pub shell: Option<PathBuf>,
 }
 
@@ -182,7 +182,14 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Environment")]
     pub env: Vec<OsString>,
     /// Set the variables that this file assigns, in the syntax of a shell; of several files the later wins
-    #[arg(long, value_name = "FILE", value_delimiter = ',', value_hint = ValueHint::FilePath, help_heading = "Environment")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_delimiter = ',',
+        value_hint = ValueHint::FilePath,
+        value_parser = path_or_nothing(),
+        help_heading = "Environment"
+    )]
     pub env_file: Vec<PathBuf>,
     /// Leave these variables of the host out, with commas between; NAME* means all that begin so
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Environment")]

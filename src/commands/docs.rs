@@ -70,9 +70,23 @@ pub fn run(args: &DocsArgs) -> Result<i32> {
 
 fn write_manual(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).tried(|| format!("cannot make directory {directory:?}"))?;
-    clap_mangen::generate_to(Cli::command(), directory)
-        .tried(|| format!("cannot write manual pages to {directory:?}"))
+    let tried = || format!("cannot write manual pages to {directory:?}");
+    clap_mangen::generate_to(Cli::command(), directory).tried(tried)?;
+    for verb in ["exec", "run", "shell", "test", "pull"] {
+        let path = directory.join(format!("skiff-{verb}.1"));
+        let page = fs::read_to_string(&path).tried(tried)?;
+        let page = WORDS.iter().fold(page, |page, (together, apart)| page.replace(together, apart));
+        fs::write(&path, page).tried(tried)?;
+    }
+    Ok(())
 }
+
+/// Words of a verb that are one argument for clap ([`crate::cli::run::Words`]), and how a manual page shows them.
+const WORDS: [(&str, &str); 3] = [
+    (r"<\fIIMAGE COMMAND\fR>", r"<\fIIMAGE\fR> <\fICOMMAND\fR>..."),
+    (r"<\fIIMAGE ARGUMENT\fR>", r"<\fIIMAGE\fR> [\fIARGUMENT\fR]..."),
+    (r"<\fI[OUTPUT] IMAGE\fR>", r"[\fIOUTPUT\fR] <\fIIMAGE\fR>"),
+];
 
 /// The command reference in Markdown.
 fn reference() -> String {
@@ -142,5 +156,13 @@ mod tests {
             let text = fs::read_to_string(directory.path().join(page)).unwrap();
             assert!(text.contains(".TH"), "{page}: {text}");
         }
+        for entry in fs::read_dir(directory.path()).unwrap() {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            let synopsis = text.lines().skip_while(|line| *line != ".SH SYNOPSIS").nth(1).unwrap();
+            let mut words = synopsis.split(r"<\fI").skip(1).filter_map(|word| word.split(r"\fR>").next());
+            assert!(words.all(|word| !word.contains(' ')), "{synopsis}");
+        }
+        let exec = fs::read_to_string(directory.path().join("skiff-exec.1")).unwrap();
+        assert!(exec.contains(r" <\fIIMAGE\fR> <\fICOMMAND\fR>..."), "{exec}");
     }
 }

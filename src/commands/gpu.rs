@@ -123,10 +123,11 @@ fn table(injection: &Injection) -> String {
 
 fn show_host(args: &GpuArgs, host: &Host) -> Result<i32> {
     let gpus = Gpus::probe(host);
-    let directories = match args.gpu.cdi_dirs.is_empty() {
-        true => cdi::DIRECTORIES.map(Into::into).to_vec(),
-        false => args.gpu.cdi_dirs.clone(),
-    };
+    let mut directories = args.gpu.cdi_dirs.clone();
+    directories.retain(|path| !path.as_os_str().is_empty());
+    if directories.is_empty() {
+        directories = cdi::DIRECTORIES.map(Into::into).to_vec();
+    }
     let registry = Registry::load(host, &directories);
     // A mistake in it is told here, too.
     lists::Lists::load(host)?;

@@ -98,7 +98,10 @@ fn dispatch(cli: &Cli) -> Result<i32> {
     match &cli.verb {
         Verb::Exec(args) => exec::run(args, global, Action::Exec, None),
         Verb::Run(args) => exec::run(args, global, Action::Run, None),
-        Verb::Shell(args) => exec::run(&args.run, global, Action::Shell, args.shell.as_deref()),
+        Verb::Shell(args) => {
+            let shell = args.shell.as_deref().filter(|path| !path.as_os_str().is_empty());
+            exec::run(&args.run, global, Action::Shell, shell)
+        }
         Verb::Test(args) => exec::run(args, global, Action::Test, None),
         Verb::RunHelp(args) => inspect::run_help(args, global),
         Verb::Inspect(args) => inspect::run(&args.0, global),

@@ -70,10 +70,11 @@ fn words(args: &PullArgs) -> Result<(Option<&Path>, Reference)> {
 }
 
 fn target(args: &PullArgs, output: Option<&Path>, named: &Reference, host: &Host) -> PathBuf {
-    let name = output.map(Path::to_owned).or_else(|| args.name.clone());
+    let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+    let name = output.map(Path::to_owned).or_else(|| given(&args.name));
     let name = name.unwrap_or_else(|| named.file_name().into());
     let setting = || host.setting("PULLDIR").or_else(|| host.setting("PULLFOLDER"));
-    match args.dir.clone().or_else(|| setting().map(|(_, value)| PathBuf::from(value))) {
+    match given(&args.dir).or_else(|| setting().map(|(_, value)| PathBuf::from(value))) {
         Some(directory) => directory.join(name),
         None => name,
     }

@@ -233,9 +233,9 @@ fn environment(tree: &Tree, base: &Path) -> Result<Texts> {
         let own = name.starts_with('9') && name.ends_with("-environment.sh");
         if docker || own {
             let path = directory.join(name);
-            let script = file(tree, &path)?;
-            if !script.is_empty() {
-                scripts.insert(path.to_string_lossy().into_owned(), script);
+            // One that is empty is there all the same.
+            if let Some(script) = bytes(tree, &path)? {
+                scripts.insert(path.to_string_lossy().into_owned(), text(&script));
             }
         }
     }
@@ -340,6 +340,8 @@ mod tests {
             (".singularity.d/env/10-docker2singularity.sh", "docker"),
             (".singularity.d/env/90-environment.sh", "own"),
             (".singularity.d/env/91-environment.sh", "\n"),
+            (".singularity.d/env/92-environment.sh", ""),
+            (".singularity.d/env/93-environment.sh/not-a-file", ""),
             (".singularity.d/env/99-base.sh", "no"),
             ("scif/apps/x/scif/env/90-environment.sh", "app"),
             ("scif/apps/file", "no app"),
@@ -350,7 +352,8 @@ mod tests {
             r#"{"data":{"attributes":{"apps":{"x":{"environment":{"/scif/apps/x/scif/env/90-environment.sh":"app"}}},"#
                 .to_owned()
                 + r#""environment":{"/.singularity.d/env/10-docker2singularity.sh":"docker","#
-                + r#""/.singularity.d/env/90-environment.sh":"own"},"labels":{"A":"1","b":"2"},"#
+                + r#""/.singularity.d/env/90-environment.sh":"own","/.singularity.d/env/91-environment.sh":"","#
+                + r#""/.singularity.d/env/92-environment.sh":""},"labels":{"A":"1","b":"2"},"#
                 + r#""runscript":"run \u003c\u0026\u003e","test":"test","helpfile":"help  ","deffile":"From: x","#
                 + r#""startscript":"start"}},"type":"container"}"#
         );

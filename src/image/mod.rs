@@ -4,6 +4,7 @@
 //! open(path) ─► a directory                        Sandbox
 //!               "SIF_MAGIC" at byte 32             Sif: its primary partition
 //!               "hsqs" at 0, or after a #! line    Squashfs: from there to the end
+//!               and zeros
 //! Image::tree() ─► Tree: look up, read and list files with the image as root
 //! ```
 //!
@@ -44,6 +45,8 @@ use std::sync::Arc;
 
 /// How far into a file that begins with `#!` a SquashFS is searched for.
 const LAUNCH_LINE_BYTES: usize = 64 << 10;
+/// How the first line of images ends that can be started by their names.
+const LAUNCHER: &[u8] = b"run-singularity";
 /// Where the magic of a SIF stands, and what it is.
 const SIF_MAGIC: (usize, &[u8]) = (32, b"SIF_MAGIC\0");
 /// Where ext2, 3 and 4 have their magic.
@@ -82,10 +85,15 @@ const NO_FILE: &str = "an image is named by its path; 'skiff build IMAGE DIRECTO
 /// What mends a damaged image.
 pub(crate) const DAMAGED: &str = "the image is damaged; copy, download or build it again";
 
-/// Adds to the error of a file that cannot be opened what to do.
+/// Adds to the error of an image's file that cannot be opened what to do.
 pub fn explain_no_file(error: Error) -> Error {
+    no_file(error, NO_FILE)
+}
+
+/// The same of any file; `missing` is what to do where it is not there.
+pub fn no_file(error: Error, missing: &str) -> Error {
     match error.errno() {
-        Some(libc::ENOENT) => error.hint(NO_FILE),
+        Some(libc::ENOENT) => error.hint(missing),
         Some(libc::EACCES) => error.hint("the file and the directories above it must be readable for you"),
         _ => error,
     }
@@ -137,6 +145,11 @@ fn identify(image: &mut Image) -> Result<()> {
         image.format = Format::Squashfs;
         return Ok(());
     }
+    if first_line(&head).is_some_and(|line| line.trim_ascii().ends_with(LAUNCHER)) {
+        let message =
+            "its header is damaged: after the first line comes neither that of a SIF nor a SquashFS";
+        return Err(Error::image(message).hint(DAMAGED));
+    }
     let what = if head.is_empty() {
         "the file is empty"
     } else if has(EXT_MAGIC) {
@@ -171,8 +184,15 @@ fn read_head(whole: &Source) -> Result<Vec<u8>> {
     if head.starts_with(b"#!") { read(LAUNCH_LINE_BYTES) } else { Ok(head) }
 }
 
+/// The first line, where it starts with `#!`.
+fn first_line(head: &[u8]) -> Option<&[u8]> {
+    let end = head.iter().position(|&byte| byte == b'\n')?;
+    head.get(..end).filter(|line| line.starts_with(b"#!"))
+}
+
 /// Where a superblock begins: at once, or after a first line that starts with `#!`. Older tools wrote
-/// the superblock right behind that line; it may as well be aligned.
+/// the superblock right behind that line; it may as well be aligned, by zeros. Nothing else stands before it: a SIF whose
+/// header is damaged has a superblock somewhere, too, and is no bare SquashFS.
 fn find_superblock(head: &[u8]) -> Option<usize> {
     let is_superblock = |at: &usize| {
         let bytes = head.get(*at..).unwrap_or_default();
@@ -182,11 +202,9 @@ fn find_superblock(head: &[u8]) -> Option<usize> {
     if is_superblock(&0) {
         return Some(0);
     }
-    if !head.starts_with(b"#!") {
-        return None;
-    }
-    let after = head.iter().position(|&byte| byte == b'\n')? + 1;
-    (after..head.len()).find(is_superblock)
+    let after = first_line(head)?.len() + 1;
+    let zeros = head.get(after..)?.iter().take_while(|&&byte| byte == 0).count();
+    Some(after + zeros).filter(is_superblock)
 }
 
 fn root_partition(sif: &Sif, whole: &Source) -> Result<Source> {

@@ -32,7 +32,7 @@ use std::time::Duration;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{IdMap, IdRange, Processes, Root, RunPlan, Serving};
 use crate::serve::{self, Meeting, Owner, Unpacked};
-use crate::sys::compat;
+use crate::sys::{compat, features};
 
 pub use self::namespaces::enter_user_namespace;
 
@@ -71,8 +71,9 @@ impl Server {
 /// # Errors
 /// An image that cannot be looked at, no more processes.
 pub fn meet_server(serving: &Serving, image: &File) -> Result<Option<Server>> {
-    // Without mounts by descriptors a container cannot take the image from the template that others left.
-    let shared = compat::has_mount_descriptors();
+    // Without mounts by descriptors a container cannot take the image from the template that others left, and without
+    // a pidfd it cannot show that it lives.
+    let shared = compat::has_mount_descriptors() && features::has_pidfds();
     let Some(request) = request(serving, image, shared)? else { return Ok(None) };
     Ok(Some(Server(serve::meet(request)?)))
 }

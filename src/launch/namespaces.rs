@@ -30,7 +30,7 @@ pub fn enter(ids: &IdMap) -> Result<()> {
 
 /// The same, with the image served; gives the image's root, and what is left to do for those that come later.
 pub fn enter_with_image(plan: &RunPlan, server: Meeting) -> Result<(Lower, Option<Template>)> {
-    let detached = |mount| Lower::Mount(Taken::Detached(mount));
+    let detached = |mount| Lower::Mount(Taken::Detached(mount, None));
     match server {
         Meeting::Joined(namespaces) => Ok((detached(join(&namespaces)?), None)),
         Meeting::First(starter) if compat::has_mount_descriptors() => {

@@ -109,6 +109,9 @@ fn is_new_layer(plan: &RunPlan) -> bool {
     matches!(&plan.writes, Writes::Directory(path) if root && !path.0.join("upper").exists())
 }
 
+/// What to do where something cannot be made on the host: it is for what a flag names.
+const NOT_MADE: &str = "--overlay, --workdir and mount points below a bind need a directory that you can write to; name another one";
+
 fn make_on_host(entries: &[HostEntry]) -> Result<()> {
     for HostEntry { path, kind, mode } in entries {
         let (what, made) = match kind {
@@ -118,7 +121,8 @@ fn make_on_host(entries: &[HostEntry]) -> Result<()> {
         match made {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => {
-                return Err(error).tried(|| format!("cannot make the {what} {:?} on the host", path.0));
+                let tried = || format!("cannot make the {what} {:?} on the host", path.0);
+                return Err(error).tried(tried).map_err(|error| error.hint(NOT_MADE));
             }
         }
     }

@@ -24,11 +24,13 @@ use super::scratch;
 use super::store::{Members, Store, check};
 use super::{Blob, Digest, OciImage, Platform};
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::no_file;
 
 /// No archive has more members: those of images have a few hundred.
 const MEMBERS: usize = 100_000;
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const ARCHIVES: &str = "skopeo copy ... oci-archive:FILE and docker save -o FILE make such archives";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// An image of `manifest.json`.
@@ -47,7 +49,8 @@ struct Saved {
 /// # Errors
 /// What is no such archive, or a damaged one; no or several such images.
 pub fn open(path: &Path, tag: Option<&str>, platform: &Platform, scratch: &Path) -> Result<OciImage> {
-    let file = File::open(path).tried(|| format!("cannot read archive {path:?}"))?;
+    let file = File::open(path).tried(|| format!("cannot read archive {path:?}"));
+    let file = file.map_err(|error| no_file(error, ARCHIVES))?;
     of_file(file, path, tag, (platform, scratch))
 }
 
@@ -69,8 +72,7 @@ pub fn of_file(
         // Docker's of today are both; its names are in the older part.
         (Some(_), Some(_)) if tag.is_some() => saved(&store, tag),
         (Some(_), _) => layout::image(&store, tag, platform),
-        _ => Err(Error::image(format!("cannot use {path:?}: it is no archive of an image"))
-            .hint("skopeo copy ... oci-archive:FILE and docker save -o FILE make such archives")),
+        _ => Err(Error::image(format!("cannot use {path:?}: it is no archive of an image")).hint(ARCHIVES)),
     }
 }
 
@@ -79,7 +81,7 @@ fn members(file: File, path: &Path, directory: &Path) -> Result<Store> {
     let tried = || format!("cannot read archive {path:?}");
     let metadata = file.metadata().tried(tried)?;
     if !metadata.is_file() {
-        return Err(Error::image(format!("cannot use {path:?} as an archive: it is no file")));
+        return Err(Error::image(format!("cannot use {path:?} as an archive: it is no file")).hint(ARCHIVES));
     }
     let digest = Digest::from_sum([0; 32]);
     let whole = Blob { digest, media_type: String::new(), size: metadata.len(), file, offset: 0 };

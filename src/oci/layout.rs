@@ -12,10 +12,13 @@ use super::config::CONFIG_BYTES;
 use super::documents::{DOCUMENT_BYTES, Descriptor, parse_index, parse_manifest};
 use super::store::{Store, check};
 use super::{Blob, OciImage, Platform};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::image::no_file;
 
 /// How deep indexes may lie in indexes.
 const DEPTH: usize = 4;
+
+const LAYOUTS: &str = "an OCI layout is what skopeo copy ... oci:DIR makes";
 
 /// Opens the image with that tag in a layout; without a tag the only one.
 ///
@@ -23,10 +26,9 @@ const DEPTH: usize = 4;
 /// What is no layout, or a damaged one; no or several such images.
 pub fn open(directory: &Path, tag: Option<&str>, platform: &Platform) -> Result<OciImage> {
     let exists = std::fs::metadata(directory);
-    if let Err(error) = exists {
-        return Err(Error::new(crate::error::Kind::Io, format!("cannot open OCI layout {directory:?}"))
-            .because(error));
-    }
+    exists
+        .tried(|| format!("cannot open OCI layout {directory:?}"))
+        .map_err(|error| no_file(error, LAYOUTS))?;
     image(&Store::Directory(directory.to_owned()), tag, platform)
 }
 
@@ -35,7 +37,7 @@ pub fn image(store: &Store, tag: Option<&str>, platform: &Platform) -> Result<Oc
     let path = store.path();
     if store.find("oci-layout")?.is_none() {
         return Err(Error::image(format!("cannot use {path:?} as an OCI layout: it has no file oci-layout"))
-            .hint("an OCI layout is what skopeo copy ... oci:DIR makes"));
+            .hint(LAYOUTS));
     }
     let index = store.get("index.json")?.read_all(DOCUMENT_BYTES)?;
     let named = named(parse_index(&index, &format!("of {path:?}"))?.manifests, tag, path)?;

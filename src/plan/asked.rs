@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Because;
+use super::bind::MAKE_IT;
 use super::target::tidy;
 use crate::cli::run::ContainerFlags;
 use crate::error::{Error, Result};
@@ -160,15 +161,16 @@ fn text(
     Some((value.to_owned(), Because::Variable(variable)))
 }
 
-/// A list: the flags' words, or else those of the variable, with commas between.
+/// A list: the flags' words that are not empty, or else those of the variable, with commas between.
 pub fn texts(
     host: &Host,
     given: &[impl AsRef<OsStr>],
     name: &str,
     keys: &[&str],
 ) -> Vec<(OsString, Because)> {
-    if !given.is_empty() {
-        return given.iter().filter_map(|word| text(host, Some(word), name, &[])).collect();
+    let words: Vec<_> = given.iter().filter_map(|word| text(host, Some(word), name, &[])).collect();
+    if !words.is_empty() {
+        return words;
     }
     let Some((variable, list)) = keys.iter().find_map(|key| host.setting(key)) else { return Vec::new() };
     let words = list.as_bytes().split(|byte| *byte == b',').filter(|word| !word.is_empty());
@@ -197,8 +199,20 @@ pub fn host_path(path: &Path, host: &Host, because: &Because) -> Result<PathBuf>
     }
     let cwd = host.cwd.as_deref().ok_or_else(|| {
         Error::usage(format!("cannot use {path:?} ({}): the working directory is unknown", because.origin()))
+            .hint("name it from the root: /DIRECTORY/...")
     })?;
     Ok(tidy(&cwd.join(path)))
+}
+
+/// The same of a directory that is there.
+pub fn existing_directory(path: &Path, host: &Host, because: &Because) -> Result<PathBuf> {
+    let path = host_path(path, host, because)?;
+    let tried = || format!("cannot use {path:?} as work directory ({})", because.origin());
+    match host.look(&path) {
+        Ok(seen) if seen.directory => Ok(path),
+        Ok(_) => Err(Error::usage(format!("{}: it is a file", tried())).hint("name a directory")),
+        Err(error) => Err(Error::usage(tried()).because(error).hint(MAKE_IT)),
+    }
 }
 
 /// A path of the container, which must be absolute.

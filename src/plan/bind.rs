@@ -26,6 +26,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::Because;
+use super::target::tidy;
 use crate::error::{Error, Result};
 use crate::host::Host;
 
@@ -187,6 +188,34 @@ pub fn without_source(tried: String, source: &Path, error: io::Error, host: &Hos
         _ => Error::usage(tried).because(error),
     };
     error.hint(NO_SOURCE)
+}
+
+/// A relative source is relative to the working directory; a relative target is a mistake unless it came
+/// from the source.
+pub fn absolute(bind: &mut Bind, host: &Host) -> Result<()> {
+    let from_source = bind.source == bind.target;
+    if bind.source.is_relative() {
+        let cwd = host.cwd.as_deref().ok_or_else(|| {
+            Error::usage(format!("cannot bind {:?}: the working directory is unknown", bind.source))
+                .hint("name it from the root: /DIRECTORY/...")
+        })?;
+        bind.source = cwd.join(&bind.source);
+    }
+    bind.source = tidy(&bind.source);
+    if from_source {
+        bind.target = bind.source.clone();
+    }
+    if bind.target.is_relative() {
+        return Err(Error::usage(format!(
+            "cannot bind {:?} on {:?} ({}): the target is not an absolute path",
+            bind.source,
+            bind.target,
+            bind.because.origin()
+        ))
+        .hint("begin it with a slash: SOURCE:/TARGET"));
+    }
+    bind.target = tidy(&bind.target);
+    Ok(())
 }
 
 /// What to do about a directory that a flag names and the host lacks.

@@ -443,18 +443,34 @@ pub fn given(request: &Request<'_>, host: &Host, name: &str) -> Option<OsString>
     found.map(|one| OsString::from_vec(one.value)).or_else(|| host.variable(name).map(OsStr::to_owned))
 }
 
-/// That the home directory is no variable's to change: scripts would find another one than the container has.
-pub fn home_is_kept(request: &Request<'_>, host: &Host) -> Option<String> {
-    let by_flag = || {
-        let mut pairs = request.flags.env.iter().filter_map(|flag| parse_env(flag).ok()).flatten();
-        pairs.any(|(name, _)| name == b"HOME").then(|| "--env HOME".to_owned())
+/// Why a variable of the container is nobody's to set: scripts would find another home directory, shell or app than it
+/// has.
+fn kept(name: &[u8]) -> Option<&'static str> {
+    let is_ours = |end: &str| {
+        FAMILIES.iter().any(|family| name.strip_prefix(family.as_bytes()) == Some(end.as_bytes()))
     };
-    let by_variable = |family: &&str| {
-        let name = format!("{family}ENV_HOME");
-        host.variable(&name).map(|_| name)
-    };
-    let origin = by_flag().or_else(|| FAMILIES.iter().find_map(by_variable))?;
-    Some(format!("{origin} has no effect: the home directory is chosen by --home"))
+    match name {
+        b"HOME" => Some("the home directory is chosen by --home"),
+        _ if is_ours("_SHELL") => Some("the shell is chosen by --shell"),
+        _ if is_ours("_APPNAME") => Some("the app is chosen by --app"),
+        _ => None,
+    }
+}
+
+/// That such variables are not set, each with who wanted it.
+pub fn kept_names(request: &Request<'_>, host: &Host) -> Vec<String> {
+    let flags = request.flags.env.iter().filter_map(|flag| parse_env(flag).ok()).flatten();
+    let by_flag = flags.map(|(name, _)| (format!("--env {}", String::from_utf8_lossy(&name)), name));
+    let by_variable = host.environment.iter().filter_map(|(variable, _)| {
+        let beyond =
+            |family: &&str| variable.as_bytes().strip_prefix(family.as_bytes())?.strip_prefix(b"ENV_");
+        let name = FAMILIES.iter().find_map(beyond)?;
+        Some((variable.to_string_lossy().into_owned(), name.to_vec()))
+    });
+    by_flag
+        .chain(by_variable)
+        .filter_map(|(origin, name)| Some(format!("{origin} has no effect: {}", kept(&name)?)))
+        .collect()
 }
 
 /// The overrides: `--env` before `--env-file` before `SKIFFENV_X`, `APPTAINERENV_X`, `SINGULARITYENV_X`; by name.
@@ -465,7 +481,7 @@ fn overrides(request: &Request<'_>, host: &Host) -> Result<Vec<Override>> {
         for (name, value) in &host.environment {
             if let Some(name) = name.as_bytes().strip_prefix(prefix.as_bytes())
                 && is_name(name)
-                && !matches!(name, b"HOME" | b"PWD" | b"UID" | b"GID")
+                && !matches!(name, b"PWD" | b"UID" | b"GID")
             {
                 values.insert(name.to_vec(), value.as_bytes().to_vec());
             }
@@ -475,7 +491,7 @@ fn overrides(request: &Request<'_>, host: &Host) -> Result<Vec<Override>> {
     for flag in &request.flags.env {
         values.extend(parse_env(flag)?);
     }
-    values.remove(b"HOME".as_slice());
+    values.retain(|name, _| kept(name).is_none());
     Ok(values
         .into_iter()
         .map(|(name, value)| {
@@ -519,8 +535,12 @@ fn add_injected(
 }
 
 /// `NAME=VALUE`, or several with commas and blanks between; a comma that no `NAME=` follows is part of the value.
+/// An empty flag has none.
 fn parse_env(flag: &OsStr) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    if flag.is_empty() {
+        return Ok(pairs);
+    }
     for item in flag.as_bytes().split(|byte| *byte == b',') {
         let equals = item.iter().position(|byte| *byte == b'=');
         let pair = equals.map(|at| item.split_at(at)).map(|(name, value)| (name.trim_ascii_start(), value));

@@ -57,7 +57,8 @@ pub fn plan_home(asked: &Asked, host: &Host) -> Result<Home> {
         return Err(Error::usage(format!(
             "cannot use \"/\" as home directory ({}): it would hide the whole image",
             because.origin()
-        )));
+        ))
+        .hint("name a directory for it in the container: --home SOURCE:/home/NAME"));
     }
     Ok(Home { source: Some(source), target, asked: Some(because.clone()) })
 }

@@ -496,7 +496,7 @@ fn decide_with(
     };
     let flags = with_implied(request.flags, &asked);
     let request = &Request { flags: &flags, root: request.root.clone(), ..*request };
-    warnings.extend(env::home_is_kept(request, host));
+    warnings.extend(env::kept_names(request, host));
     let env::Environment { variables: env, shell } = env::compose(request, host, &facts, &mut view)?;
     if injection.has_libraries() {
         let module = crate::host::gpu::nvidia_module(host);
@@ -532,7 +532,7 @@ fn decide_with(
         ids,
         one_id_because,
         serve,
-        left_out: left_out.clone(),
+        left_out: left_out.iter().chain(&mounts.not_there).cloned().collect(),
         scheduler,
         warnings,
     })

@@ -15,11 +15,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::asked::{Asked, container_path, host_path};
+use super::asked::{Asked, container_path, existing_directory};
 use super::bind::{self, Bind, MAKE_IT, parse_binds, parse_mounts};
 use super::home::Home;
 use super::ids::Caller;
-use super::inject::Injection;
+use super::inject::{Injection, LeftOut};
 use super::namespaces;
 use super::overlay::Layers;
 use super::scheduler::Scheduler;
@@ -148,6 +148,8 @@ pub struct Mounts {
     pub asked: Vec<PathBuf>,
     /// What the caller should know.
     pub warnings: Vec<String>,
+    /// What else the caller may want to know.
+    pub not_there: Vec<LeftOut>,
 }
 
 /// What the mounts depend on, besides the host and the image.
@@ -190,7 +192,8 @@ pub fn plan_mounts(
         scheduler,
         covered: Vec::new(),
         make: layers.make.clone(),
-        warnings: Vec::new(),
+        warnings: layers.warnings.clone(),
+        not_there: Vec::new(),
     };
     chosen.warn_of_what_has_no_effect();
     for default in DEFAULT_MOUNTS {
@@ -205,7 +208,7 @@ pub fn plan_mounts(
     chosen.add_injection(injection)?;
     let binds = requested_binds(request, host, config)?;
     let targets = chosen.add_binds(binds)?;
-    let Chosen { view, covered, warnings, make, .. } = chosen;
+    let Chosen { view, covered, warnings, not_there, make, .. } = chosen;
     let (mount_points, mut overlays) = view.mount_points(&covered)?;
     match &layers.writes {
         // They are made in the sandbox.
@@ -214,17 +217,15 @@ pub fn plan_mounts(
         // One overlay over everything.
         _ => overlays = vec![ContainerPath("/".into())],
     }
-    Ok(Mounts { mounts: view.mounts.clone(), mount_points, overlays, make, asked: targets, warnings })
-}
-
-fn existing_directory(path: &Path, host: &Host, because: &Because) -> Result<PathBuf> {
-    let path = host_path(path, host, because)?;
-    let tried = || format!("cannot use {path:?} as work directory ({})", because.origin());
-    match host.look(&path) {
-        Ok(seen) if seen.directory => Ok(path),
-        Ok(_) => Err(Error::usage(format!("{}: it is a file", tried()))),
-        Err(error) => Err(Error::usage(tried()).because(error).hint(MAKE_IT)),
-    }
+    Ok(Mounts {
+        mounts: view.mounts.clone(),
+        mount_points,
+        overlays,
+        make,
+        asked: targets,
+        warnings,
+        not_there,
+    })
 }
 
 /// The binds that were asked for, in the order in which they count.
@@ -250,36 +251,9 @@ fn requested_binds(request: &Request<'_>, host: &Host, config: &Config) -> Resul
         binds.extend(parse_mounts(list, &Because::Flag(flag))?);
     }
     for bind in &mut binds {
-        absolute(bind, host)?;
+        bind::absolute(bind, host)?;
     }
     Ok(binds)
-}
-
-/// A relative source is relative to the working directory; a relative target is a mistake unless it came
-/// from the source.
-fn absolute(bind: &mut Bind, host: &Host) -> Result<()> {
-    let from_source = bind.source == bind.target;
-    if bind.source.is_relative() {
-        let cwd = host.cwd.as_deref().ok_or_else(|| {
-            Error::usage(format!("cannot bind {:?}: the working directory is unknown", bind.source))
-        })?;
-        bind.source = cwd.join(&bind.source);
-    }
-    bind.source = tidy(&bind.source);
-    if from_source {
-        bind.target = bind.source.clone();
-    }
-    if bind.target.is_relative() {
-        return Err(Error::usage(format!(
-            "cannot bind {:?} on {:?} ({}): the target is not an absolute path",
-            bind.source,
-            bind.target,
-            bind.because.origin()
-        ))
-        .hint("begin it with a slash: SOURCE:/TARGET"));
-    }
-    bind.target = tidy(&bind.target);
-    Ok(())
 }
 
 /// The mounts chosen so far (in the view) and what goes with them.
@@ -299,11 +273,22 @@ pub(super) struct Chosen<'v, 'a> {
     /// Directories to make on the host.
     pub(super) make: Vec<HostEntry>,
     warnings: Vec<String>,
+    /// What else the caller may want to know.
+    not_there: Vec<LeftOut>,
 }
 
 impl Chosen<'_, '_> {
     pub(super) fn warn(&mut self, warning: String) {
         self.warnings.push(warning);
+    }
+
+    /// Of what nobody asked for the caller is not warned where a sandbox that is to be written is in the way.
+    fn tell_not_there(&mut self, target: &Path, what: &str, why: String, because: Because) {
+        let quiet = *self.writes == Writes::Sandbox && matches!(because, Because::Default(_));
+        match quiet {
+            true => self.not_there.push(LeftOut { what: target.display().to_string(), why, because }),
+            false => self.warnings.push(format!("{what}: {why}")),
+        }
     }
 
     fn warn_of_what_has_no_effect(&mut self) {
@@ -393,10 +378,8 @@ impl Chosen<'_, '_> {
             Ok(seen) if seen.directory || !directory_only => seen,
             _ if default.optional => return Ok(()),
             Ok(_) => {
-                return Err(Error::usage(format!(
-                    "cannot use {source:?} ({}): not a directory",
-                    because.origin()
-                )));
+                let tried = format!("cannot use {source:?} ({})", because.origin());
+                return Err(Error::usage(format!("{tried}: not a directory")).hint("name a directory"));
             }
             Err(error) => {
                 let tried = format!("cannot mount the host's {source:?} ({})", because.origin());
@@ -419,7 +402,8 @@ impl Chosen<'_, '_> {
         let spot = if default.optional { spot } else { self.made_on_host(spot, kind) };
         if let Some(why) = self.refusal(&spot, kind, default.replace) {
             if default.optional {
-                self.warnings.push(format!("{} {target:?} is not in the container: {why}", default.reason));
+                let what = format!("{} {target:?} is not in the container", default.reason);
+                self.tell_not_there(&target, &what, why, because);
                 return Ok(());
             }
             return Err(refused(&target, &spot, &why));
@@ -493,7 +477,8 @@ impl Chosen<'_, '_> {
     pub(super) fn add_file(&mut self, path: &Path, content: Vec<u8>, because: Because) -> Result<()> {
         let Ok(spot) = self.view.resolve(path, false) else { return Ok(()) };
         if let Some(why) = self.refusal(&spot, TargetKind::File, true) {
-            self.warnings.push(format!("{path:?} of the container is the image's: {why}"));
+            let what = format!("{path:?} of the container is the image's");
+            self.tell_not_there(path, &what, why, because);
             return Ok(());
         }
         self.push(MountKind::File { content, mode: 0o644 }, spot, because, true);

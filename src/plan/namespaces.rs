@@ -79,15 +79,17 @@ pub fn plan_namespaces(asked: &Asked) -> Result<Namespaces> {
 
 fn hostname(name: &[u8], because: &Because) -> Result<String> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
-    if name.len() <= MAX_HOSTNAME && name.iter().all(plain) {
-        return Ok(String::from_utf8_lossy(name).into_owned());
-    }
-    Err(Error::usage(format!(
-        "cannot use {:?} as host name ({}): it is longer than {MAX_HOSTNAME} bytes, or has other characters than \
-         letters, digits, '-', '.' and '_'",
-        String::from_utf8_lossy(name),
-        because.origin()
-    )))
+    let text = String::from_utf8_lossy(name);
+    let why = match name.iter().all(plain) {
+        true if name.len() <= MAX_HOSTNAME => return Ok(text.into_owned()),
+        true => format!("it has {} bytes", name.len()),
+        false => {
+            let other = text.chars().find(|letter| !u8::try_from(*letter).is_ok_and(|byte| plain(&byte)));
+            format!("{:?} cannot be in one", other.unwrap_or_default())
+        }
+    };
+    Err(Error::usage(format!("cannot use {text:?} as host name ({}): {why}", because.origin()))
+        .hint(format!("a host name has at most {MAX_HOSTNAME} letters, digits, '-', '.' and '_'")))
 }
 
 /// Without privileges there is one network to have: none.

@@ -47,6 +47,8 @@ pub struct Layers {
     pub layers: Vec<HostPath>,
     /// Directories to make on the host.
     pub make: Vec<HostEntry>,
+    /// What the caller should know.
+    pub warnings: Vec<String>,
 }
 
 /// Decides it.
@@ -55,11 +57,7 @@ pub fn plan_layers(asked: &Asked, request: &Request<'_>, host: &Host) -> Result<
     let mut written: Option<(Writes, &Because)> = None;
     let mut write = |writes: Writes, because| match written.replace((writes, because)) {
         None => Ok(()),
-        Some((_, other)) => Err(Error::usage(format!(
-            "cannot use {} with {}: there is one place for what is written",
-            because_text(because),
-            because_text(other)
-        ))),
+        Some((_, other)) => Err(two_places(because, other)),
     };
     if let Some(because) = &asked.writable {
         if let Root::Image { path, .. } = &request.root {
@@ -85,15 +83,15 @@ pub fn plan_layers(asked: &Asked, request: &Request<'_>, host: &Host) -> Result<
     if let Some(because) = &asked.writable_tmpfs
         && !(asked.writable_by_compat && written.is_some())
     {
-        match written.replace((Writes::Memory, because)) {
-            None => {}
-            Some((_, other)) => {
-                return Err(Error::usage(format!(
-                    "cannot use {} with {}: there is one place for what is written",
-                    because_text(because),
-                    because_text(other)
-                )));
-            }
+        match written {
+            None => written = Some((Writes::Memory, because)),
+            // Sites set one of the two for all jobs: the other one keeps what is written.
+            Some((Writes::Sandbox, other)) => layers.warnings.push(format!(
+                "{} has no effect: the sandbox itself is written ({})",
+                because.origin(),
+                other.origin()
+            )),
+            Some((_, other)) => return Err(two_places(because, other)),
         }
     }
     if matches!(written, Some((Writes::Sandbox, _))) && !layers.layers.is_empty() {
@@ -104,8 +102,13 @@ pub fn plan_layers(asked: &Asked, request: &Request<'_>, host: &Host) -> Result<
     Ok(layers)
 }
 
-fn because_text(because: &Because) -> &str {
-    because.origin()
+fn two_places(one: &Because, other: &Because) -> Error {
+    Error::usage(format!(
+        "cannot use {} with {}: there is one place for what is written",
+        one.origin(),
+        other.origin()
+    ))
+    .hint("leave one of them out; an overlay that is only read can stay: --overlay DIR:ro")
 }
 
 /// `DIR[:ro|:rw]`.

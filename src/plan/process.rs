@@ -10,6 +10,7 @@ use super::target::{View, tidy};
 use super::{Action, ContainerPath, Request, TargetKind};
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::image::metadata::app_names;
 
 /// What `skiff run` runs: the image's runscript, or what very old images have in its place.
 const RUNSCRIPTS: [&str; 2] = ["/.singularity.d/runscript", "/singularity"];
@@ -141,7 +142,16 @@ fn app_argv(app: &OsStr, script: &str, request: &Request<'_>, view: &mut View<'_
     if is_file(view, &path) {
         return Ok(with_words(&[path.into()], request.words));
     }
-    Err(Error::image(format!("cannot run app {app:?} of image {:?}: it has no {script}", request.image)))
+    // The image is as it should be: an app may have programs alone.
+    let error =
+        Error::usage(format!("cannot run app {app:?} of image {:?}: it has no {script}", request.image));
+    let mut with_one = app_names(view.image())?;
+    with_one.retain(|name| is_file(view, &app::script(name.as_ref(), script)));
+    let program = format!("name a program: skiff exec --app {} IMAGE PROGRAM", app.display());
+    Err(error.hint(match with_one.is_empty() {
+        true => program,
+        false => format!("{program}; the apps with a {script} are {}", with_one.join(", ")),
+    }))
 }
 
 /// What the image itself says, or the caller.
@@ -210,7 +220,7 @@ pub fn is_file(view: &mut View<'_>, path: &Path) -> bool {
     view.resolve(path, true).is_ok_and(|spot| spot.kind == Some(TargetKind::File))
 }
 
-/// The directories to start in, best first, never empty: `--cwd` alone if it was given, else the caller's
+/// The directories to start in, best first, never empty: `--cwd` alone, from the root, if it was given, else the caller's
 /// working directory and home as far as the container has them, and the root.
 pub fn working_directories(
     request: &Request<'_>,
@@ -219,15 +229,14 @@ pub fn working_directories(
     view: &mut View<'_>,
 ) -> Result<Vec<PathBuf>> {
     if let Some((cwd, origin)) = asked_cwd(request, host) {
-        if cwd.is_relative() {
-            return Err(Error::usage(format!("cannot start in {cwd:?} ({origin}): not an absolute path")));
-        }
-        let cwd = tidy(&cwd);
+        // A relative one is relative to the container's root, as with Apptainer.
+        let cwd = tidy(&Path::new("/").join(cwd));
         return match view.resolve(&cwd, true)?.kind {
             Some(TargetKind::Directory) => Ok(vec![cwd]),
             Some(TargetKind::File) => Err(Error::usage(format!(
                 "cannot start in {cwd:?} ({origin}): it is a file in the container"
-            ))),
+            ))
+            .hint("name a directory of the container")),
             None => Err(Error::usage(format!(
                 "cannot start in {cwd:?} ({origin}): the container has no such directory"
             ))

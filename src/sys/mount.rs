@@ -65,8 +65,9 @@ pub fn clone_mount(path: &std::path::Path, extent: Extent) -> io::Result<OwnedFd
 /// Something that is mounted already and is to be mounted elsewhere too.
 #[derive(Debug)]
 pub enum Taken {
-    /// A detached copy.
-    Detached(OwnedFd),
+    /// A detached copy; and before kernel 5.12 the limits that it gets once it is attached: a remount knows no detached
+    /// mounts.
+    Detached(OwnedFd, Option<(Limits, Extent)>),
     /// Before kernel 5.2: where it is; it is copied when it is attached.
     Named(super::compat::Named),
 }
@@ -81,10 +82,12 @@ pub fn take(path: &std::path::Path, extent: Extent, limits: Option<Limits>) -> i
         return Ok(Taken::Named(super::compat::Named::open(path, extent, limits)?));
     }
     let mount = clone_mount(path, extent)?;
-    if let Some(limits) = limits {
-        limit(mount.as_fd(), limits, extent)?;
+    match limits {
+        Some(limits) if super::features::has_mount_attributes() => limit(mount.as_fd(), limits, extent)?,
+        Some(limits) => return Ok(Taken::Detached(mount, Some((limits, extent)))),
+        None => {}
     }
-    Ok(Taken::Detached(mount))
+    Ok(Taken::Detached(mount, None))
 }
 
 impl Taken {
@@ -98,7 +101,10 @@ impl Taken {
         top: impl FnOnce() -> io::Result<OwnedFd>,
     ) -> io::Result<()> {
         match self {
-            Self::Detached(mount) => attach(mount.as_fd(), target),
+            Self::Detached(mount, later) => {
+                attach(mount.as_fd(), target)?;
+                later.map_or(Ok(()), |(limits, extent)| limit(top()?.as_fd(), limits, extent))
+            }
             Self::Named(named) => named.attach(target, top),
         }
     }
@@ -167,7 +173,8 @@ pub fn limit(mount: BorrowedFd<'_>, limits: Limits, extent: Extent) -> io::Resul
 /// Opens `path` inside `root` for mounting on it, as if `root` were the root directory: links cannot lead out.
 ///
 /// # Errors
-/// Those of openat2(2); see [`super::compat::open_in_root`] for kernels before 5.6.
+/// Those of openat2(2); see [`super::compat::open_in_root`] for kernels before 5.6, and filters of outer containers that
+/// do not know the call, whose answer is EPERM. (The call itself has no such answer to a path.)
 pub fn open_target(root: BorrowedFd<'_>, path: &std::path::Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     match rustix::fs::openat2(
@@ -177,7 +184,7 @@ pub fn open_target(root: BorrowedFd<'_>, path: &std::path::Path) -> io::Result<O
         Mode::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
     ) {
-        Err(rustix::io::Errno::NOSYS) => super::compat::open_in_root(root, path),
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => super::compat::open_in_root(root, path),
         other => Ok(other?),
     }
 }

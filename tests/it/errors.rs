@@ -11,11 +11,15 @@ use crate::harness::{Need, Place, able, busybox_tree, give};
 
 const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
 
-/// The table of descriptors, the bytes of one, and where in it are: the offset of the object, and the architecture
-/// of a partition.
+/// Where the magic of a SIF is.
+const SIF_MAGIC: usize = 32;
+
+/// The table of descriptors, the bytes of one, and where in it are: the offset of the object, and the file system and
+/// architecture of a partition.
 const TABLE: usize = 4096;
 const DESCRIPTOR: usize = 585;
 const OFFSET: usize = 17;
+const FILE_SYSTEM: usize = 201;
 const ARCHITECTURE: usize = 209;
 const PARTITION: [u8; 4] = 0x4004_u32.to_le_bytes();
 
@@ -132,6 +136,13 @@ fn damaged_images_are_named_with_what_is_wrong() {
             "object 2 has impossible bounds",
             "the image is damaged",
         ),
+        ("sif-magic.sif", patched(SIF_MAGIC, &[0; 10]), "its header is damaged", "the image is damaged"),
+        (
+            "encrypted.sif",
+            patched(part + FILE_SYSTEM, &[5]),
+            "its root file system is Encrypted squashfs, which skiff does not run",
+            "unpack it with the tool that made it",
+        ),
         ("magic.sif", patched(at, b"none"), "not a SquashFS file system (bad magic)", "the image is damaged"),
         ("super.sif", patched(at + BLOCK_SIZE, &[0xff; 4]), "impossible block size", "the image is damaged"),
         (
@@ -218,6 +229,18 @@ fn binds_and_directories_that_cannot_be_had_say_what_to_do() {
         ("--scratch=x", "it is not an absolute path", slash),
         ("--home=/none/at/all", "no such file or directory", "mkdir -p"),
         ("--workdir=/none/at/all", "no such file or directory", "mkdir -p"),
+        ("--home=/etc/passwd", "not a directory", "name a directory"),
+        ("--home=/tmp:/", "it would hide the whole image", "--home SOURCE:/home/NAME"),
+        ("--workdir=/etc/passwd", "it is a file", "name a directory"),
+        (
+            "--workdir=/usr",
+            "cannot make the directory \"/usr/tmp\"",
+            "that you can write to; name another one",
+        ),
+        ("--overlay=/proc", "cannot make the directory \"/proc/upper\"", "name another one"),
+        ("--hostname=a b", "host name (--hostname a b): ' ' cannot be in one", "letters, digits, '-'"),
+        (&format!("--hostname={}", "a".repeat(65)), "it has 65 bytes", "at most 64 letters"),
+        ("--cwd=bin/plain", "\"/bin/plain\" (--cwd): it is a file in the container", "name a directory"),
         ("--cwd=/none/at/all", "the container has no such directory", "--bind"),
         ("--overlay=/none/at/all", "no such file or directory", "make the directory"),
         ("--env=NAME", "not NAME=VALUE", "NAME=\"$NAME\""),
@@ -230,6 +253,18 @@ fn binds_and_directories_that_cannot_be_had_say_what_to_do() {
         assert_says(&place, &["exec", "-c", flag, "a.sif", "true"], &[said], hint);
     }
     assert!(!Path::new("/none").exists());
+}
+
+#[test]
+fn images_of_other_tools_that_are_not_there_say_what_makes_them() {
+    let place = Place::new("errors-oci");
+    for (image, hint) in [
+        ("oci:none", "skopeo copy ... oci:DIR"),
+        ("oci-archive:none", "docker save -o FILE"),
+        ("docker-archive:none", "docker save -o FILE"),
+    ] {
+        assert_says(&place, &["build", "a.sif", image], &["\"none\"", "no such file or directory"], hint);
+    }
 }
 
 #[test]
@@ -250,6 +285,7 @@ fn a_typo_is_answered_by_what_is_nearest() {
     for (words, nearest) in [
         (&["exce", "a.sif", "true"][..], "'exec'"),
         (&["shel", "a.sif"], "'shell'"),
+        (&["rnu", "a.sif"], "'run'"),
         (&["tset", "a.sif"], "'test'"),
         (&["exec", "--bnd", "/x", "a.sif", "true"], "'--bind'"),
         (&["run", "--env-fil", "x", "a.sif"], "'--env-file'"),

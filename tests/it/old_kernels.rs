@@ -24,6 +24,14 @@ fn without_open_tree(command: Command) -> Output {
     under_filter(command, rules, libc::EPERM)
 }
 
+/// Runs a command in an outer container whose filter knows no call from `first` on, and answers EPERM. (Filters answer
+/// ENOSYS to clone3(2): no C library starts a thread otherwise.)
+fn in_old_container(command: Command, first: i64) -> Output {
+    let unknown = (first..AFTER_5_1.end).filter(|call| *call != libc::SYS_clone3);
+    let rules: BTreeMap<i64, _> = unknown.chain([libc::SYS_statx]).map(|call| (call, vec![])).collect();
+    under_filter(command, rules, libc::EPERM)
+}
+
 /// What a container sees mounted, sorted: root within the file system, where, options, kind. Mounts have numbers, and
 /// their order, by when they were made.
 const MOUNTED: &str = "sed 's/ - / -/' /proc/self/mountinfo | cut -d' ' -f4-6,8- | sort";
@@ -58,6 +66,31 @@ fn containers_see_the_same_mounts_on_a_kernel_without_open_tree() {
             assert_eq!(without_open_tree(command(MOUNTED)).ok(), expected, "{flags:?} {image}");
             let listed = "ls /dev | wc -l; touch /bin/new 2>&1; cat /etc/hosts";
             assert_eq!(on_5_1(command(listed)).ok(), finish(&mut command(listed)).ok(), "{flags:?} {image}");
+        }
+    }
+}
+
+#[test]
+fn calls_that_an_outer_container_forbids_are_done_without() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("old-forbidden");
+    place.busybox_image();
+    fs::create_dir(place.work("data")).expect("a directory can be made");
+    give(&place.work("data"));
+    // From the first of the calls on that came after 5.1; those that came with 5.2 are there; openat2(2) is missing.
+    for first in [AFTER_5_1.start, libc::SYS_pidfd_open, libc::SYS_openat2] {
+        for flags in [&["--bind", "data:/mnt/data:ro"][..], &["--pid", "--writable-tmpfs"], &["--fakeroot"]] {
+            let command = || place.skiff([&["exec"], flags, &["busybox.sif", "sh", "-c", MOUNTED]].concat());
+            let expected = finish(&mut command()).ok();
+            assert_eq!(in_old_container(command(), first).ok(), expected, "{first} {flags:?}");
+            // Two at a time.
+            let mut both = place.command("sh");
+            let script = "\"$@\" & \"$@\" & wait";
+            both.args(["-c", script, "sh"]).arg(crate::harness::skiff_binary());
+            both.args([&["exec"], flags, &["busybox.sif", "echo", "here"]].concat());
+            assert_eq!(in_old_container(both, first).ok(), "here\nhere\n", "{first} {flags:?}");
         }
     }
 }

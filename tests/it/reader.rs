@@ -506,6 +506,9 @@ fn images_are_opened_for_what_they_are_and_others_refused() {
     fs::write(at("padded"), [&launch[..], &[0; 4096 - 31], &bytes].concat()).unwrap();
     is_image("padded", Format::Squashfs);
 
+    // A SIF without its magic, but with all else that stands before the superblock.
+    let header = [&launch[..], b"\0", &[0xa5; 10], b"01\0", &[0; 4096 - 45]].concat();
+    fs::write(at("magic"), [&header, &bytes[..]].concat()).unwrap();
     fs::write(at("empty"), b"").unwrap();
     fs::write(at("script"), b"#!/bin/sh\necho no image\n").unwrap();
     fs::write(at("ext"), [&[0; 1080][..], &[0x53, 0xef], &[0; 3000]].concat()).unwrap();
@@ -518,6 +521,7 @@ fn images_are_opened_for_what_they_are_and_others_refused() {
         ("empty", "empty"),
         ("script", "not an image"),
         ("ext", "ext file system"),
+        ("magic", "its header is damaged"),
         ("old", "version 3.0"),
         ("big-endian", "big-endian"),
         ("short", "truncated"),

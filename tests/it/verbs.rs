@@ -47,7 +47,9 @@ fn the_images_test_is_run_and_its_status_is_the_answer() {
     assert_eq!((output.status.code(), output.stdout.as_str()), (Some(3), "test image -x y\n"));
     assert_eq!(place.run(["test", "--app", "solver", "a.sif", "z"]).ok(), "app test z\n");
     let error = place.run(["test", "--app", "bare", "a.sif"]).fails(255);
-    assert!(error.contains("cannot run app \"bare\"") && error.contains("it has no test"), "{error}");
+    let hint = "name a program: skiff exec --app bare IMAGE PROGRAM; the apps with a test are solver";
+    assert!(error.starts_with("skiff: cannot run app \"bare\" of image "), "{error}");
+    assert!(error.ends_with(&format!(": it has no test\nhint: {hint}\n")), "{error}");
     place.busybox_image();
     let none = place.run(["test", "busybox.sif"]);
     assert_eq!(
@@ -125,7 +127,7 @@ fn files_of_variables_are_read_and_unwanted_ones_stay_outside() {
     // What the image's shell cannot evaluate: its own status would be taken for the program's.
     for (given, name) in [("A=${", "A"), ("B=${UNSET_HERE?no}", "B")] {
         let error = place.run(["exec", "--env", given, "a.sif", "true"]).fails(255);
-        assert!(error.contains(&format!("skiff: cannot evaluate the value given for {name}\n")), "{error}");
+        assert!(error.contains(&format!("skiff: cannot evaluate the value given for {name}: ")), "{error}");
     }
     place.write("bad.env", "A=1\nB=`date`\n");
     let error = place.run(["exec", "--env-file", "bad.env", "a.sif", "true"]).fails(255);

@@ -130,7 +130,7 @@ fn answer(args: &BuildArgs, host: &Host, global: &Global, from_definition: bool)
         ("--mount", !args.mount.is_empty()),
         ("--writable-tmpfs", args.writable_tmpfs),
         ("--no-cleanup", args.no_cleanup),
-        ("--tmpdir", args.tmpdir.is_some()),
+        ("--tmpdir", args.tmpdir.as_ref().is_some_and(|path| !path.as_os_str().is_empty())),
         ("--update", args.update),
     ];
     for (name, _) in of_definitions.iter().filter(|(_, given)| *given) {

@@ -84,6 +84,7 @@ impl<'a> Session<'a> {
         let Wanted { flags, platform, disable_cache } = *wanted;
         let plain = switch(host, flags.no_https, "--no-https", &["NOHTTPS", "NO_HTTPS"]).is_some();
         let text = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
+        let given_text = |flag: &Option<String>| flag.clone().filter(|value| !value.is_empty());
         let store = match switch(host, disable_cache, "--disable-cache", &["DISABLE_CACHE"]).is_some() {
             true => None,
             false => match build_cache::place(host).and_then(|place| Store::open(&place)) {
@@ -105,7 +106,10 @@ impl<'a> Session<'a> {
         }
         Ok(Self {
             global,
-            platform: Platform::asked(platform.arch.as_deref(), platform.arch_variant.as_deref())?,
+            platform: Platform::asked(
+                given_text(&platform.arch).as_deref(),
+                given_text(&platform.arch_variant).as_deref(),
+            )?,
             http: Http::new(ca_file, plain, proxies(host), Box::new(move |text| warn(&told, text))),
             keys: Keys {
                 given: given(host, flags)?,
@@ -115,10 +119,8 @@ impl<'a> Session<'a> {
             plain,
             store,
             scratch: scratch_of(host),
-            library: flags.library.clone().or_else(|| text("LIBRARY")),
-            docker: flags
-                .docker_host
-                .clone()
+            library: given_text(&flags.library).or_else(|| text("LIBRARY")),
+            docker: given_text(&flags.docker_host)
                 .or_else(|| Some(host.variable("DOCKER_HOST")?.to_str()?.to_owned())),
         })
     }

@@ -30,10 +30,11 @@ pub fn proxies(host: &Host) -> Proxies {
 
 /// Where credentials are kept.
 pub fn key_files<'h>(host: &'h Host, authfile: Option<&'h Path>) -> Around<'h> {
+    let given = authfile.map(Path::as_os_str).filter(|path| !path.is_empty());
     let setting = || host.setting("AUTH_FILE").map(|(_, value)| value);
     let set = |name| host.variable(name).filter(|value: &&OsStr| !value.is_empty());
     Around {
-        authfile: authfile.map(Path::as_os_str).or_else(setting),
+        authfile: given.or_else(setting),
         containers: set("REGISTRY_AUTH_FILE"),
         runtime: set("XDG_RUNTIME_DIR"),
         docker: set("DOCKER_CONFIG"),
@@ -47,10 +48,11 @@ pub fn given(host: &Host, flags: &FetchFlags) -> Result<Option<Credential>> {
     let text = |name: &str| host.setting(name).map(|(_, value)| value.to_string_lossy().into_owned());
     let bare =
         |name: &str| host.variable(name).filter(|value| !value.is_empty())?.to_str().map(str::to_owned);
-    let user =
-        flags.docker_username.clone().or_else(|| text("DOCKER_USERNAME")).or_else(|| bare("DOCKER_USERNAME"));
-    let password =
-        flags.docker_password.clone().or_else(|| text("DOCKER_PASSWORD")).or_else(|| bare("DOCKER_PASSWORD"));
+    let named = |flag: &Option<String>, name: &str| {
+        flag.clone().filter(|value| !value.is_empty()).or_else(|| text(name)).or_else(|| bare(name))
+    };
+    let user = named(&flags.docker_username, "DOCKER_USERNAME");
+    let password = named(&flags.docker_password, "DOCKER_PASSWORD");
     match (user, password) {
         (Some(user), Some(password)) => Ok(Some(Credential::Password(user, password))),
         (user, _) if switch(host, flags.docker_login, "--docker-login", &["DOCKER_LOGIN"]).is_some() => {

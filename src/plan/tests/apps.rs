@@ -25,7 +25,13 @@ fn an_app_has_a_runscript_and_a_test_of_its_own() {
     world.action = Action::Test;
     assert_eq!(world.error(), "cannot run app \"bare\" of image \"/images/a.sif\": it has no test");
     world.action = Action::Run;
-    assert_eq!(world.error(), "cannot run app \"bare\" of image \"/images/a.sif\": it has no runscript");
+    let error = world.plan().unwrap_err();
+    assert_eq!(error.to_string(), "cannot run app \"bare\" of image \"/images/a.sif\": it has no runscript");
+    let hint = "name a program: skiff exec --app bare IMAGE PROGRAM";
+    assert_eq!(error.hint, Some(format!("{hint}; the apps with a runscript are solver")));
+    fs::remove_dir_all(world.image_files.path().join("scif/apps/solver")).unwrap();
+    assert_eq!(world.plan().unwrap_err().hint.as_deref(), Some(hint));
+    fill(world.image_files.path(), &scripts);
     for name in ["none", "..", "bare/bin", "/bin"] {
         world.flags.app = Some(name.into());
         let error = world.plan().unwrap_err();

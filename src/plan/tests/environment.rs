@@ -88,6 +88,24 @@ fn the_home_directory_is_no_variables_to_change() {
 }
 
 #[test]
+fn the_names_by_which_scripts_know_shell_and_app_are_no_variables_to_set() {
+    for name in ["SKIFF_SHELL", "APPTAINER_SHELL", "SINGULARITY_SHELL", "SINGULARITY_APPNAME"] {
+        let (variable, flag) = (format!("APPTAINERENV_{name}"), format!("{name}=/x"));
+        for (host, flags) in [(&[(variable.as_str(), "/x")][..], &[][..]), (&[], &[flag.as_str()])] {
+            let world = environment(&[BASE], host, flags);
+            assert_eq!(world.value(name), None, "{name}");
+            let warnings = world.plan().unwrap().warnings.join("; ");
+            assert!(warnings.contains(name) && warnings.contains(" has no effect: the "), "{warnings}");
+        }
+    }
+    // Of names that are alike nothing is said.
+    let world = environment(&[BASE], &[("SKIFFENV_MY_SHELL", "/x")], &["SHELL=/y", "SKIFFHOME=/z"]);
+    let values = ["MY_SHELL", "SHELL", "SKIFFHOME"].map(|name| world.value(name).unwrap());
+    assert_eq!(values, ["/x", "/y", "/z"]);
+    assert_eq!(world.plan().unwrap().warnings, [""; 0]);
+}
+
+#[test]
 fn blanks_after_the_commas_of_a_list_belong_to_no_name() {
     let world = environment(&[BASE], &[], &["A=1, B=2 ,C=x, y"]);
     let value = |name: &str| world.value(name).unwrap();

@@ -330,6 +330,16 @@ fn golden_plans_as_a_person_reads_them() {
 }
 
 #[test]
+fn variables_for_encrypted_images_say_nothing_to_plain_ones() {
+    let mut world = world(&[], &[]);
+    world.host = world.host.with_environment(&[
+        ("APPTAINER_ENCRYPTION_PASSPHRASE", "x"),
+        ("SINGULARITY_ENCRYPTION_PEM_PATH", "/home/ada/key.pem"),
+    ]);
+    assert_eq!(world.plan().unwrap().warnings, [""; 0]);
+}
+
+#[test]
 fn golden_answers_are_those_of_the_flags_that_shape_nothing() {
     let host = &world(&[], &[]).host;
     let mut text = String::new();

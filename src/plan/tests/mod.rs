@@ -348,6 +348,24 @@ fn resolv_conf_and_localtime_are_laid_over_links_of_the_image() {
 }
 
 #[test]
+fn of_defaults_that_a_written_sandbox_has_no_place_for_the_caller_is_not_warned() {
+    let links = ["etc/localtime -> /usr/share/zoneinfo/UTC", "etc/resolv.conf -> ../run/stub.conf"];
+    let mut world = world(&[], &links);
+    world.flags.files.writable = true;
+    let plan = world.plan().unwrap();
+    assert_eq!(plan.warnings, [""; 0]);
+    let left_out: Vec<_> = plan.left_out.iter().map(|one| one.what.as_str()).collect();
+    assert_eq!(left_out, ["/etc/resolv.conf", "/etc/localtime"]);
+    // Name servers are asked for.
+    world.flags.files.dns = vec!["192.0.2.1".into()];
+    let warnings = world.plan().unwrap().warnings;
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("\"/etc/resolv.conf\" of the container"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn localtime_that_is_a_directory_in_the_image_or_absent_on_the_host_is_no_error() {
     let directory = world(&[], &[]);
     fs::remove_file(directory.image_files.path().join("etc/localtime")).unwrap();

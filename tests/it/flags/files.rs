@@ -262,7 +262,7 @@ fn cwd_is_where_the_program_starts() {
     let place = Place::new("flags-cwd");
     place.busybox_image();
     for who in Who::all() {
-        for flags in [["--cwd", "/usr"], ["--pwd", "/usr"]] {
+        for flags in [["--cwd", "/usr"], ["--pwd", "/usr"], ["--cwd", "usr"]] {
             let printed = who.run(&place, &flags, "echo $PWD; readlink /proc/self/cwd").ok();
             assert_eq!(printed, "/usr\n/usr\n", "{who:?}");
         }

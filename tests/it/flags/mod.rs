@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use crate::harness::{Need, Output, Place, finish};
+use skiff::cli::other::OTHERS;
+
+use crate::harness::{Need, Output, Place, able, finish};
 
 const NEEDS: [Need; 3] = [Need::Userns, Need::Fuse, Need::Busybox];
 
@@ -117,4 +119,25 @@ fn identity(path: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
     let facts = std::fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     format!("{}:{}", facts.dev(), facts.ino())
+}
+
+#[test]
+fn a_flag_with_an_empty_value_counts_as_not_given() {
+    if !able(&NEEDS) {
+        return;
+    }
+    let place = Place::new("flags-empty");
+    place.busybox_image();
+    let others = OTHERS.iter().filter(|other| other.takes_value).map(|other| other.name);
+    let own = "add-caps app authfile bind cdi-dirs containlibs cwd device dns docker-host docker-username drop-caps \
+               env env-file home hostname library mount network no-env no-mount overlay scratch workdir";
+    let flags: Vec<String> = others.chain(own.split_whitespace()).map(|name| format!("--{name}=")).collect();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let said = Who::User.run(&place, &flags, "echo in");
+    assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("in\n", ""));
+    assert_eq!(place.run(["shell", "--shell=", "busybox.sif", "-c", "echo in"]).ok(), "in\n");
+    // Another value beside it counts, and so does the variable.
+    assert!(refused(&place, &["--memory=", "--memory=4G"]).contains("--memory is not there yet"));
+    let mut command = Who::User.command(&place, &["--scratch="], "ls -d /scratched");
+    assert_eq!(finish(command.env("SKIFF_SCRATCH", "/scratched")).ok(), "/scratched\n");
 }

@@ -117,8 +117,8 @@ fn overlays_are_combined_the_later_over_the_earlier() {
     assert_eq!(printed, "3\n");
     assert_eq!(fs::read_to_string(place.work("one/upper/both")).expect("the layer"), "1\n");
     for (flags, word) in [
-        (&["-o", "one", "-o", "two"][..], "there is one place for what is written"),
-        (&["-o", "one", "--writable-tmpfs"], "there is one place for what is written"),
+        (&["-o", "one", "-o", "two"][..], "place for what is written\nhint: "),
+        (&["-o", "one", "--writable-tmpfs"], "place for what is written\nhint: "),
         (&["-o", "missing"], "no such file or directory"),
         (&["-o", "busybox.sif"], "it is a file"),
     ] {
@@ -144,6 +144,10 @@ fn a_sandbox_is_written_itself_when_that_is_asked_for() {
         let printed = who.run(&place, &["-w", "-B", "one:/opt/made/one"], "cat /opt/made/one").ok();
         assert_eq!(printed, "1\n", "{who:?}");
     }
+    let said = Who::User.run(&place, &["-w", "--writable-tmpfs"], "echo kept >/kept");
+    let warning = "--writable-tmpfs has no effect: the sandbox itself is written (--writable)";
+    assert!(said.stderr.contains(warning), "{said:?}");
+    assert_eq!(fs::read_to_string(place.work("busybox.sif/kept")).expect("it is in the sandbox"), "kept\n");
     for variable in ["SKIFF_WRITABLE", "APPTAINER_WRITABLE", "SINGULARITY_WRITABLE"] {
         assert_eq!(with_variables(&place, &[(variable, "1")], "echo x >/new; cat /new"), "x\n");
     }
