@@ -119,7 +119,7 @@ mod tests {
             "skiff nonsense",
             "skiff exec --foo a.sif",
             "skiff exec --proot a.sif",
-            "skiff exec --oci a.sif",
+            "skiff exec --syos a.sif",
             "skiff exec --memroy=4G a.sif",
             "skiff build --fix-prems a b",
         ] {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn the_usage_is_the_verbs_and_of_the_name_that_was_called() {
         let usage = "\n\nUsage: apptainer exec [OPTIONS] <IMAGE> [COMMAND]...\n";
-        for flag in ["--bnd", "--oci"] {
+        for flag in ["--bnd", "--syos"] {
             let told = told(&format!("/usr/bin/apptainer exec {flag} a.sif"));
             assert!(told.contains(usage), "{told}");
         }
