@@ -51,14 +51,15 @@ pub fn begin(main: fn() -> c_int, words: *mut *mut c_char, variables: *mut *mut 
     std::process::exit(status)
 }
 
-/// What is opened first must not become a standard descriptor, to be written to as such.
+/// What is opened first must not become a standard descriptor, to be written to as such. The user's program finds those
+/// closed that its caller has closed.
 fn open_standard_descriptors() {
     for descriptor in 0..=2 {
         // SAFETY: asking for flags touches no memory; the path is a C string. The lowest free number is the one
         // that was found closed.
         unsafe {
             if libc::fcntl(descriptor, libc::F_GETFD) == -1
-                && libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) == -1
+                && libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) == -1
             {
                 libc::abort();
             }

@@ -69,6 +69,18 @@ fn program_sees_no_descriptor_of_skiff_and_keeps_the_callers() {
     let outside = list(&outside.display().to_string());
     assert!(outside.contains("7\n"), "{outside}");
     assert_eq!(list(&format!("{} exec busybox.sif", skiff.display())), outside);
+    // What the caller has closed is closed, so that a program that cannot write says so.
+    let closed = |program: &str| {
+        let script = "for d in 0 1 2; do [ -e /proc/$$/fd/$d ] && echo $d; done; echo x >&2 || exit 7";
+        let mut command = place.command("sh");
+        command.arg("-c").arg(format!("{program} sh -c '{script}' <&- 2>&-; echo status $?"));
+        finish(&mut command).ok()
+    };
+    let outside = closed(&busybox().expect("the test has asked for it").display().to_string());
+    for flags in ["", "--pid", "--fakeroot"] {
+        assert_eq!(closed(&format!("{} exec {flags} busybox.sif", skiff.display())), outside, "{flags}");
+    }
+    assert_eq!(outside, "1\nstatus 7\n");
 }
 
 #[test]
