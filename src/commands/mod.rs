@@ -150,9 +150,14 @@ fn print_error(error: &Error, global: &Global) {
 
 /// Prints a warning to standard error, unless `--quiet`.
 pub(crate) fn warn(global: &Global, message: &str) {
+    say(global, &format!("skiff: warning: {message}"));
+}
+
+/// Prints a line to standard error, unless `--quiet`.
+pub(crate) fn say(global: &Global, line: &str) {
     if !global.silent() {
         // Nobody is left to tell when standard error cannot be written to.
-        let _ = io::stderr().write_all(format!("skiff: warning: {message}\n").as_bytes());
+        let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
     }
 }
 

@@ -8,7 +8,7 @@ use crate::cli::fetch::PlatformFlags;
 use crate::cli::pull::PullArgs;
 use crate::commands::build::output::NewFile;
 use crate::commands::obtain::fetch::Wanted;
-use crate::commands::{amount, host_for, obtain};
+use crate::commands::{amount, host_for, obtain, say};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image;
@@ -48,10 +48,8 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<i32> {
     image::open(&sif.path)
         .map_err(|error| Error { message: format!("{named} is no image that skiff can use"), ..error })?;
     new.finish(&file)?;
-    if !global.silent() {
-        let seconds = started.elapsed().as_secs_f64();
-        eprintln!("{}: {}, {seconds:.1} s", target.display(), amount(bytes));
-    }
+    let seconds = started.elapsed().as_secs_f64();
+    say(global, &format!("{}: {}, {seconds:.1} s", target.display(), amount(bytes)));
     Ok(0)
 }
 

@@ -162,7 +162,7 @@ fn closed_way(name: &OsStr, path: &OsStr) -> Option<String> {
     // up first: an attribute (ovl_fix_origin), which only its owner may set.
     if rustix::fs::statfs(parent).is_ok_and(|facts| facts.f_type == libc::OVERLAYFS_SUPER_MAGIC) {
         return Some(format!(
-            "in the overlay {closed:?} is another user's, as --fakeroot leaves it, and the kernel has to mark it; use --fakeroot here too, or read alone (--overlay DIR:ro)"
+            "in the overlay {closed:?} is another user's, as --fakeroot leaves it, and the kernel has to mark it; use --fakeroot here too, or, where others may look into it, --overlay DIR:ro"
         ));
     }
     Some(format!("the file system does not let this user see {closed:?}"))

@@ -118,12 +118,6 @@ pub struct Ingredients {
     pub prompt: Option<Vec<u8>>,
 }
 
-/// The image's shells that may run its scripts, best first. Scripts for Apptainer, which runs them by a shell of its own
-/// that knows much of bash, are often written for bash.
-const SHELLS: [&str; 2] = [BASH, "/bin/sh"];
-/// It has some ways of its own.
-pub const BASH: &str = "/bin/bash";
-
 /// The prompts that `99-base.sh` sets in every image.
 pub const USUAL_PROMPTS: [&str; 2] = ["Apptainer> ", "Singularity> "];
 
@@ -156,12 +150,8 @@ pub fn compose(
     match evaluate(&ingredients, view) {
         Ok(shell) => Ok(Environment { variables: exported(shell), shell: Vec::new() }),
         Err((script, fault)) => {
-            let mut has = |path: &&str| {
-                view.resolve(Path::new(*path), true).is_ok_and(|found| found.kind == Some(TargetKind::File))
-            };
-            let shell = SHELLS.into_iter().find(|path| has(path));
             let place = format!("{} line {}: {}", script.display(), fault.line, fault.what);
-            let Some(shell) = shell else {
+            let Some(shell) = sourced::shell_of(&ingredients, view) else {
                 return Err(Error::image(format!(
                     "cannot set the environment of image {:?}: it has no /bin/sh, and {place} needs one",
                     request.image

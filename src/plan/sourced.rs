@@ -13,14 +13,45 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use super::TargetKind;
 use super::env::{
-    BASE_SCRIPT, BASH, DEFAULT_PATH, Environment, Ingredients, Override, USUAL_PROMPTS, ids, is_docker,
+    BASE_SCRIPT, DEFAULT_PATH, Environment, Ingredients, Override, USUAL_PROMPTS, ids, is_docker,
 };
+use super::target::{From, Spot, View};
 
 /// Where the host's values wait until the image's scripts have run.
 const WAITING: &[u8] = b"SKIFF_HOST_";
 /// Where the overrides wait, quoted as the shell is to take them.
 const GIVEN: &[u8] = b"SKIFF_GIVEN_";
+
+/// The image's shells that may run its scripts, best first. Scripts for Apptainer, which runs them by a shell of its own
+/// that knows much of bash, are often written for bash.
+const SHELLS: [&str; 2] = [BASH, "/bin/sh"];
+/// It has some ways of its own.
+const BASH: &str = "/bin/bash";
+
+/// What shells set for themselves.
+const PRESET: &str = "PATH OLDPWD PS1 PS4";
+const PRESET_BY_BASH: &str = " SHLVL TERM SHELL HOSTNAME HOSTTYPE MACHTYPE OSTYPE OPTERR";
+/// What bash has by itself, and lets nobody set.
+const READ_ONLY_IN_BASH: [&str; 2] = ["UID", "EUID"];
+
+/// The shell of the image that is to run its scripts, if it has one.
+pub fn shell_of(from: &Ingredients, view: &mut View<'_>) -> Option<&'static str> {
+    let mut shells = SHELLS.into_iter().filter(|shell| may_run(Path::new(shell), view));
+    let asked = |name: &&str| from.overrides.iter().any(|given| given.name == name.as_bytes());
+    // Bash would not set what the caller asks for.
+    if READ_ONLY_IN_BASH.iter().any(asked) { shells.last() } else { shells.next() }
+}
+
+/// Whether there is a program at this path.
+fn may_run(path: &Path, view: &mut View<'_>) -> bool {
+    let Ok(Spot { path, kind: Some(TargetKind::File), from }) = view.resolve(path, true) else {
+        return false;
+    };
+    // Another file system's is not looked at more closely.
+    from != From::Image || matches!(view.image().lookup(&path), Ok(Some(entry)) if entry.mode & 0o111 != 0)
+}
 
 /// The environment and the words that start the image's `shell`. `place` says why, in a comment.
 pub fn with_shell(from: &Ingredients, shell: &str, place: &str) -> Environment {
@@ -30,20 +61,58 @@ pub fn with_shell(from: &Ingredients, shell: &str, place: &str) -> Environment {
         script.push(b'\n');
     };
     line(&[b"# ", place.replace('\n', " ").as_bytes()]);
+    // The shell has its own of these, which no script of the image is meant to see.
+    line(&[b"unset ", PRESET.as_bytes(), if shell == BASH { PRESET_BY_BASH.as_bytes() } else { b"" }]);
+    line(&[b"SKIFF_PWD=$PWD"]);
+    // Bash ends so where a signal ends it, too.
+    line(&[b"trap 'printf \"skiff: %s with status $?\\nhint: %s\\n\" \"$SKIFF_AT\" \"$SKIFF_HINT\" >&2; exit 255' EXIT"]);
+    let ids = own_ids(from, shell);
+    for (name, id) in &ids {
+        line(&[name.as_bytes(), b"=", id.to_string().as_bytes()]);
+    }
+    run_scripts(from, shell, &mut line);
+    edit_paths(&mut line);
+    let given = |name: &str| from.overrides.iter().any(|given| given.name == name.as_bytes());
+    for (name, _) in ids.iter().filter(|(name, _)| !given(name)) {
+        let unset = format!("case \"$(export -p)\" in *' {name}='*) ;; *) unset {name};; esac");
+        line(&[unset.as_bytes()]);
+    }
+    restore(from, &mut line);
+    for name in READ_ONLY_IN_BASH {
+        if shell == BASH && from.host.contains_key(name.as_bytes()) {
+            line(&[b"export ", name.as_bytes()]);
+        }
+    }
+    for (name, value) in &from.names {
+        line(&[b"export ", name, b"=", &single_quoted(value)]);
+    }
+    if let Some(prompt) = &from.prompt {
+        let usual = USUAL_PROMPTS.map(|prompt| format!("'{prompt}'")).join("|");
+        let export = [b"export PS1=".as_slice(), &single_quoted(prompt)].concat();
+        line(&[b"case \"${PS1:-}\" in ''|", usual.as_bytes(), b") ", &export, b";; esac"]);
+    }
+    line(&[b"[ \"$PWD\" = \"$SKIFF_PWD\" ] || { cd \"$SKIFF_PWD\" && unset OLDPWD; }"]);
+    line(&[b"unset SKIFF_AT SKIFF_HINT SKIFF_PWD SKIFF_V"]);
+    become_program(shell, &mut line);
+    // Bash reads a file of the user's even for -c where its standard input is a socket.
+    let words = if shell == BASH { &[BASH, "--noprofile", "--norc", "-c"][..] } else { &[shell, "-c"] };
+    let words = words.iter().map(OsString::from);
+    Environment {
+        variables: travelling(from),
+        shell: words.chain([OsString::from_vec(script), "sh".into()]).collect(),
+    }
+}
+
+/// The image's scripts, and the overrides after the one that they follow.
+fn run_scripts(from: &Ingredients, shell: &str, line: &mut impl FnMut(&[&[u8]])) {
     let complete = format!(
         "for d in {}; do case \":$PATH:\" in *\":$d:\"*) ;; *) PATH=\"${{PATH:+$PATH:}}$d\";; esac; done; \
          unset d; export PATH",
         DEFAULT_PATH.replace(':', " ")
     );
     let default_path = format!("[ -n \"${{PATH+x}}\" ] || export PATH={DEFAULT_PATH}");
-    // The shell has its own of these, which no script of the image is meant to see.
-    line(&[b"unset PATH OLDPWD PS1 SHLVL"]);
-    line(&[b"trap 'printf \"skiff: %s with status $?\\nhint: %s\\n\" \"$SKIFF_AT\" \"$SKIFF_HINT\" >&2; exit 255' EXIT"]);
-    for (name, id) in own_ids(from, shell) {
-        line(&[name.as_bytes(), b"=", id.to_string().as_bytes()]);
-    }
     let hint: &[u8] = match shell {
-        BASH => b"mend the script in the image",
+        BASH => b"mend the script in the image, unless it was a signal",
         _ => b"mend the script in the image; if it is written for bash, the image needs /bin/bash",
     };
     let mut overridden = false;
@@ -59,34 +128,26 @@ pub fn with_shell(from: &Ingredients, shell: &str, place: &str) -> Environment {
             line(&[complete.as_bytes()]);
         }
         if file == BASE_SCRIPT {
-            overrides(from, &mut line);
+            overrides(from, line);
             overridden = true;
         }
     }
     if !overridden {
         line(&[default_path.as_bytes()]);
-        overrides(from, &mut line);
+        overrides(from, line);
     }
-    edit_paths(&mut line);
-    for (name, _) in own_ids(from, shell) {
-        line(&[b"unset ", name.as_bytes()]);
-    }
-    restore(from, &mut line);
-    for (name, value) in &from.names {
-        line(&[b"export ", name, b"=", &single_quoted(value)]);
-    }
-    if let Some(prompt) = &from.prompt {
-        let usual = USUAL_PROMPTS.map(|prompt| format!("'{prompt}'")).join("|");
-        let export = [b"export PS1=".as_slice(), &single_quoted(prompt)].concat();
-        line(&[b"case \"${PS1:-}\" in ''|", usual.as_bytes(), b") ", &export, b";; esac"]);
-    }
-    line(&[b"unset SKIFF_AT SKIFF_HINT; trap - EXIT; exec \"$@\""]);
-    // Bash reads a file of the user's even for -c where its standard input is a socket.
-    let words = if shell == BASH { &[BASH, "--noprofile", "--norc", "-c"][..] } else { &[shell, "-c"] };
-    let words = words.iter().map(OsString::from);
-    Environment {
-        variables: travelling(from),
-        shell: words.chain([OsString::from_vec(script), "sh".into()]).collect(),
+}
+
+/// The last step. A shell has statuses of its own for a program that it cannot start; they would be taken for the
+/// program's.
+fn become_program(shell: &str, line: &mut impl FnMut(&[&[u8]])) {
+    let said = r#"printf 'skiff: cannot run "%s" in the container\nhint: the shell says why, above\n' "$1" >&2; exit 255"#;
+    if shell == BASH {
+        // Its exec counts this down.
+        line(&[b"[ -z \"${SHLVL+x}\" ] || SHLVL=$((SHLVL + 1))"]);
+        line(&[b"trap - EXIT; shopt -s execfail; exec -- \"$@\"; ", said.as_bytes()]);
+    } else {
+        line(&[b"trap ", &single_quoted(said.as_bytes()), b" EXIT; exec \"$@\""]);
     }
 }
 
@@ -100,10 +161,14 @@ fn travelling(from: &Ingredients) -> Vec<(OsString, OsString)> {
     all.map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value))).collect()
 }
 
-/// The variables of the caller's ids that the shell does not have by itself.
-fn own_ids(from: &Ingredients, shell: &str) -> impl Iterator<Item = (&'static str, u32)> {
-    let is_bash = shell == BASH;
-    ids(from).into_iter().filter(move |(name, _)| !is_bash || *name == "GID")
+/// The variables of the caller's ids that somebody asks for, and that the shell does not have by itself.
+fn own_ids(from: &Ingredients, shell: &str) -> Vec<(&'static str, u32)> {
+    let texts =
+        || from.scripts.iter().map(|(_, text)| text).chain(from.overrides.iter().map(|given| &given.value));
+    let is_asked =
+        |name: &str| texts().any(|text| text.windows(name.len()).any(|word| word == name.as_bytes()));
+    let is_preset = |name| shell == BASH && READ_ONLY_IN_BASH.contains(&name);
+    ids(from).into_iter().filter(|(name, _)| is_asked(name) && !is_preset(name)).collect()
 }
 
 fn overrides(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
@@ -112,7 +177,15 @@ fn overrides(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
         line(&[b"for SKIFF_N in ", &names.join(&b' '), b"; do"]);
         line(&[b"SKIFF_AT=\"cannot evaluate the value given for $SKIFF_N: it ended the shell\""]);
         line(&[b"SKIFF_HINT='--no-eval takes values as they are'"]);
-        line(&[b"eval \"eval \\\"export $SKIFF_N=\\$", GIVEN, b"$SKIFF_N\\\"; unset ", GIVEN, b"$SKIFF_N\""]);
+        // Bash goes on after a value that it does not understand, and complains of a locale that the image lacks.
+        line(&[
+            b"eval \"eval \\\"export SKIFF_V=\\$",
+            GIVEN,
+            b"$SKIFF_N\\\" || exit 2; unset ",
+            GIVEN,
+            b"$SKIFF_N\"",
+        ]);
+        line(&[b"export \"$SKIFF_N=$SKIFF_V\" 2>/dev/null"]);
         line(&[b"done; unset SKIFF_N"]);
     }
 }
@@ -140,8 +213,8 @@ fn restore(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
         line(&[b"if eval \"[ -z \\\"\\${$SKIFF_N+x}\\\" ]\"; then"]);
         line(&[b"eval \"export $SKIFF_N=\\\"\\$", WAITING, b"$SKIFF_N\\\"\""]);
         line(&[b"elif ", nothing.as_bytes(), b"; then unset $SKIFF_N"]);
-        line(&[b"fi; unset ", WAITING, b"$SKIFF_N"]);
-        line(&[b"done; unset SKIFF_N"]);
+        line(&[b"fi; unset \"", WAITING, b"$SKIFF_N\""]);
+        line(&[b"done 2>/dev/null; unset SKIFF_N"]);
     }
 }
 

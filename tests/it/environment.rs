@@ -108,6 +108,20 @@ fn a_script_that_ends_the_shell_is_named_and_no_status_of_the_programs() {
         .ok();
     let [inside, given, known] = ids.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{ids}") };
     assert_eq!((inside, Some(given)), (known, known.split('-').next()), "{ids}");
+    // What cannot be started has skiff's status, as without a shell in between.
+    for (program, name) in [("nosuch", "nosuch"), ("/etc", "/etc")] {
+        let error = place.run(["exec", "goes-on.sif", program]).fails(255);
+        assert!(error.contains(&format!("skiff: cannot run \"{name}\" in the container\nhint: ")), "{error}");
+    }
+    image(&place, "moves.sif", &[("90-environment.sh", "cd /etc; export A=$(pwd)\nexport GID=$(echo 5)\n")]);
+    let script = "pwd; env | grep '^A=\\|^PWD=\\|OLDPWD\\|SKIFF_[AHPV]\\|GID'";
+    let said = place.run(["exec", "--env", "UID=9", "moves.sif", "sh", "-c", script]).ok();
+    let work = place.work("").display().to_string();
+    let work = work.trim_end_matches('/');
+    let mut lines: Vec<&str> = said.lines().collect();
+    lines.sort_unstable();
+    let wanted = [work.to_owned(), "A=/etc".into(), "GID=5".into(), format!("PWD={work}")];
+    assert_eq!(lines, wanted);
     let error = place.run(["exec", "--env", "B=${NOPE:?none}", "goes-on.sif", "true"]).fails(255);
     assert!(
         error.contains("cannot evaluate the value given for B") && error.contains("--no-eval"),

@@ -23,7 +23,7 @@ use crate::cli::Global;
 use crate::cli::build::{BuildArgs, Method};
 use crate::commands::obtain::copy;
 use crate::commands::obtain::fetch::{Session, Wanted};
-use crate::commands::{amount, warn};
+use crate::commands::{amount, say, warn};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Host;
 use crate::image;
@@ -118,9 +118,8 @@ pub fn fetch(args: &BuildArgs, named: &Reference, host: &Host, global: &Global) 
         }
     };
     output.finish(&file)?;
-    if !global.silent() {
-        eprintln!("{}: {described}, {:.1} s", args.target.display(), started.elapsed().as_secs_f64());
-    }
+    let seconds = started.elapsed().as_secs_f64();
+    say(global, &format!("{}: {described}, {seconds:.1} s", args.target.display()));
     Ok(())
 }
 
@@ -138,10 +137,8 @@ impl Packed {
         for line in self.warnings.lines() {
             warn(global, line);
         }
-        if !global.silent() {
-            let seconds = started.elapsed().as_secs_f64();
-            eprintln!("{}: {}, {seconds:.1} s", args.target.display(), self.describe());
-        }
+        let seconds = started.elapsed().as_secs_f64();
+        say(global, &format!("{}: {}, {seconds:.1} s", args.target.display(), self.describe()));
     }
 
     /// Its size and what of, for people.

@@ -10,7 +10,7 @@ use super::progress::{self, count};
 use crate::cli::Global;
 use crate::cli::build::BuildArgs;
 use crate::commands::obtain::fetch::Wanted;
-use crate::commands::{amount, obtain, warn};
+use crate::commands::{amount, obtain, say, warn};
 use crate::error::{Error, Kind, Result};
 use crate::image::DAMAGED;
 use crate::image::source::Source;
@@ -84,15 +84,9 @@ fn warn_of_losses(global: &Global, summary: &UnpackSummary) {
 
 /// Says what was unpacked.
 fn report(args: &BuildArgs, global: &Global, summary: &UnpackSummary, started: Instant) {
-    if !global.silent() {
-        eprintln!(
-            "{}: {} in {} files, {:.1} s",
-            args.target.display(),
-            amount(summary.bytes),
-            count(summary.entries),
-            started.elapsed().as_secs_f64()
-        );
-    }
+    let (bytes, entries) = (amount(summary.bytes), count(summary.entries));
+    let seconds = started.elapsed().as_secs_f64();
+    say(global, &format!("{}: {bytes} in {entries} files, {seconds:.1} s", args.target.display()));
 }
 
 /// An error about the image, with its name.

@@ -12,7 +12,7 @@ use super::image::Packed;
 use super::progress::count;
 use crate::build::run::{Event, Timed};
 use crate::cli::Global;
-use crate::commands::{amount, warn};
+use crate::commands::{amount, say, warn};
 use crate::error::{Context, Result};
 
 /// Who is told.
@@ -120,8 +120,8 @@ impl<'a> Show<'a> {
     }
 
     fn say(&self, text: &str) {
-        if self.json.is_none() && !self.global.silent() {
-            eprintln!("skiff: {text}");
+        if self.json.is_none() {
+            say(self.global, &format!("skiff: {text}"));
         }
     }
 

@@ -197,6 +197,7 @@ fn the_images_shell_makes_the_same_environment() {
                 ("SING_USER_DEFINED_PREPEND_PATH", "/pre"),
                 ("F", ""),
                 ("LD_LIBRARY_PATH", "/x"),
+                ("LC_MESSAGES", "xx_XX"),
             ]
             .map(over)
             .to_vec(),
@@ -206,6 +207,19 @@ fn the_images_shell_makes_the_same_environment() {
                 ("C", "host"),
                 ("F", "host"),
                 ("G", "it's\n\"odd\" $x"),
+                // What bash has by itself.
+                ("TERM", "xterm"),
+                ("SHELL", "/bin/zsh"),
+                ("HOSTNAME", "login1"),
+                ("HOSTTYPE", "t"),
+                ("MACHTYPE", "t"),
+                ("OSTYPE", "t"),
+                ("OPTERR", "0"),
+                ("PS4", "- "),
+                ("SHLVL", "3"),
+                ("LC_ALL", "xx_XX.UTF-8"),
+                ("BASH_ENV", "/nowhere"),
+                ("GID", "7"),
                 ("PATH", env::DEFAULT_PATH),
             ]
             .map(pair)
@@ -239,7 +253,7 @@ fn by_shell(from: &env::Ingredients, shell: &str) -> Vec<(OsString, OsString)> {
     let mut theirs: Vec<(OsString, OsString)> = text
         .split_terminator('\0')
         .filter_map(|pair| pair.split_once('='))
-        .filter(|(name, _)| !matches!(*name, "_" | "SHLVL" | "OLDPWD"))
+        .filter(|(name, value)| !matches!((*name, *value), ("_" | "OLDPWD", _) | ("SHLVL", "0")))
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
     theirs.sort();

@@ -1,7 +1,7 @@
 //! Whole plans on made-up hosts and images: the traps of mounts, working directories and environments.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -78,7 +78,11 @@ fn fill(directory: &Path, entries: &[&str]) {
                 let _ = fs::remove_dir(&path);
                 symlink(target, &path).unwrap();
             }
-            Ok(text) => fs::write(&path, text).unwrap(),
+            Ok(text) => {
+                fs::write(&path, text).unwrap();
+                let mode = if name.starts_with("bin/") { 0o755 } else { 0o644 };
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            }
         }
     }
 }
