@@ -161,7 +161,7 @@ pub fn compose(
                     false => "--no-eval takes values as they are",
                 }));
             };
-            Ok(sourced::with_shell(&ingredients, shell, &place))
+            Ok(sourced::with_shell(&ingredients, &shell, &place))
         }
     }
 }
@@ -259,6 +259,7 @@ fn edit_paths(shell: &mut Shell) {
     }
     if let Some(path) =
         shell.variables.remove(b"SING_USER_DEFINED_PATH".as_slice()).and_then(|path| path.value)
+        && !path.is_empty()
     {
         shell.export(b"PATH", path);
     }
@@ -371,7 +372,8 @@ pub fn is_docker(path: &Path) -> bool {
 
 /// `path` with the default directories that it lacks at its end.
 fn complete_path(path: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b':').filter(|part| !part.is_empty()).collect();
+    let mut parts: Vec<&[u8]> =
+        if path.is_empty() { Vec::new() } else { path.split(|byte| *byte == b':').collect() };
     for default in DEFAULT_PATH.split(':') {
         if !parts.contains(&default.as_bytes()) {
             parts.push(default.as_bytes());

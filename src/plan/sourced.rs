@@ -9,6 +9,7 @@
 //! A mistake in a script, or a value that is no text for a shell, ends the shell. The status is skiff's own then: that of
 //! the shell would be taken for the program's.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -24,37 +25,52 @@ const WAITING: &[u8] = b"SKIFF_HOST_";
 /// Where the overrides wait, quoted as the shell is to take them.
 const GIVEN: &[u8] = b"SKIFF_GIVEN_";
 
-/// The image's shells that may run its scripts, best first. Scripts for Apptainer, which runs them by a shell of its own
-/// that knows much of bash, are often written for bash.
-const SHELLS: [&str; 2] = [BASH, "/bin/sh"];
-/// It has some ways of its own.
-const BASH: &str = "/bin/bash";
+/// A shell of the image.
+pub struct Interpreter {
+    /// What it is started as.
+    pub path: &'static str,
+    /// It has some ways of its own.
+    pub is_bash: bool,
+}
 
-/// What shells set for themselves.
-const PRESET: &str = "PATH OLDPWD PS1 PS4";
-const PRESET_BY_BASH: &str = " SHLVL TERM SHELL HOSTNAME HOSTTYPE MACHTYPE OSTYPE OPTERR";
+/// The shells that may run an image's scripts, best first. Scripts for Apptainer, which runs them by a shell of its own
+/// that knows much of bash, are often written for bash.
+const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
+/// What one shell or another sets for itself.
+const PRESET: &str = "PATH OLDPWD PS1 PS2 PS4 SHLVL TERM SHELL HOSTNAME HOSTTYPE MACHTYPE OSTYPE OPTERR";
 /// What bash has by itself, and lets nobody set.
 const READ_ONLY_IN_BASH: [&str; 2] = ["UID", "EUID"];
 
 /// The shell of the image that is to run its scripts, if it has one.
-pub fn shell_of(from: &Ingredients, view: &mut View<'_>) -> Option<&'static str> {
-    let mut shells = SHELLS.into_iter().filter(|shell| may_run(Path::new(shell), view));
-    let asked = |name: &&str| from.overrides.iter().any(|given| given.name == name.as_bytes());
+pub fn shell_of(from: &Ingredients, view: &mut View<'_>) -> Option<Interpreter> {
+    let mut shells = SHELLS.into_iter().filter_map(|path| interpreter(path, view)).collect::<VecDeque<_>>();
     // Bash would not set what the caller asks for.
-    if READ_ONLY_IN_BASH.iter().any(asked) { shells.last() } else { shells.next() }
+    if READ_ONLY_IN_BASH.iter().any(|name| is_given(from, name))
+        && let Some(other) = shells.iter().position(|shell| !shell.is_bash)
+    {
+        return shells.remove(other);
+    }
+    shells.pop_front()
 }
 
-/// Whether there is a program at this path.
-fn may_run(path: &Path, view: &mut View<'_>) -> bool {
-    let Ok(Spot { path, kind: Some(TargetKind::File), from }) = view.resolve(path, true) else {
-        return false;
+/// The shell at this path, if there is one that may be run.
+fn interpreter(path: &'static str, view: &mut View<'_>) -> Option<Interpreter> {
+    let Ok(Spot { path: found, kind: Some(TargetKind::File), from }) = view.resolve(Path::new(path), true)
+    else {
+        return None;
     };
     // Another file system's is not looked at more closely.
-    from != From::Image || matches!(view.image().lookup(&path), Ok(Some(entry)) if entry.mode & 0o111 != 0)
+    let may_run = from != From::Image
+        || matches!(view.image().lookup(&found), Ok(Some(entry)) if entry.mode & 0o111 != 0);
+    may_run.then(|| Interpreter { path, is_bash: found.file_name().is_some_and(|name| name == "bash") })
+}
+
+fn is_given(from: &Ingredients, name: &str) -> bool {
+    from.overrides.iter().any(|given| given.name == name.as_bytes())
 }
 
 /// The environment and the words that start the image's `shell`. `place` says why, in a comment.
-pub fn with_shell(from: &Ingredients, shell: &str, place: &str) -> Environment {
+pub fn with_shell(from: &Ingredients, shell: &Interpreter, place: &str) -> Environment {
     let mut script = Vec::new();
     let mut line = |parts: &[&[u8]]| {
         script.extend(parts.concat());
@@ -62,7 +78,11 @@ pub fn with_shell(from: &Ingredients, shell: &str, place: &str) -> Environment {
     };
     line(&[b"# ", place.replace('\n', " ").as_bytes()]);
     // The shell has its own of these, which no script of the image is meant to see.
-    line(&[b"unset ", PRESET.as_bytes(), if shell == BASH { PRESET_BY_BASH.as_bytes() } else { b"" }]);
+    line(&[b"unset ", PRESET.as_bytes()]);
+    if shell.is_bash {
+        // As which it runs where it is called sh.
+        line(&[b"set +o posix"]);
+    }
     line(&[b"SKIFF_PWD=$PWD"]);
     // Bash ends so where a signal ends it, too.
     line(&[b"trap 'printf \"skiff: %s with status $?\\nhint: %s\\n\" \"$SKIFF_AT\" \"$SKIFF_HINT\" >&2; exit 255' EXIT"]);
@@ -72,14 +92,18 @@ pub fn with_shell(from: &Ingredients, shell: &str, place: &str) -> Environment {
     }
     run_scripts(from, shell, &mut line);
     edit_paths(&mut line);
-    let given = |name: &str| from.overrides.iter().any(|given| given.name == name.as_bytes());
-    for (name, _) in ids.iter().filter(|(name, _)| !given(name)) {
+    for (name, _) in ids.iter().filter(|(name, _)| !is_given(from, name)) {
         let unset = format!("case \"$(export -p)\" in *' {name}='*) ;; *) unset {name};; esac");
         line(&[unset.as_bytes()]);
     }
     restore(from, &mut line);
     for name in READ_ONLY_IN_BASH {
-        if shell == BASH && from.host.contains_key(name.as_bytes()) {
+        if shell.is_bash && is_given(from, name) {
+            let told = format!(
+                "echo 'skiff: warning: the value given for {name} has no effect: bash has its own' >&2; unset SKIFF_GIVEN_{name}"
+            );
+            line(&[told.as_bytes()]);
+        } else if shell.is_bash && from.host.contains_key(name.as_bytes()) {
             line(&[b"export ", name.as_bytes()]);
         }
     }
@@ -95,8 +119,8 @@ pub fn with_shell(from: &Ingredients, shell: &str, place: &str) -> Environment {
     line(&[b"unset SKIFF_AT SKIFF_HINT SKIFF_PWD SKIFF_V"]);
     become_program(shell, &mut line);
     // Bash reads a file of the user's even for -c where its standard input is a socket.
-    let words = if shell == BASH { &[BASH, "--noprofile", "--norc", "-c"][..] } else { &[shell, "-c"] };
-    let words = words.iter().map(OsString::from);
+    let flags = if shell.is_bash { &["--noprofile", "--norc", "-c"][..] } else { &["-c"] };
+    let words = std::iter::once(&shell.path).chain(flags).map(OsString::from);
     Environment {
         variables: travelling(from),
         shell: words.chain([OsString::from_vec(script), "sh".into()]).collect(),
@@ -104,16 +128,16 @@ pub fn with_shell(from: &Ingredients, shell: &str, place: &str) -> Environment {
 }
 
 /// The image's scripts, and the overrides after the one that they follow.
-fn run_scripts(from: &Ingredients, shell: &str, line: &mut impl FnMut(&[&[u8]])) {
+fn run_scripts(from: &Ingredients, shell: &Interpreter, line: &mut impl FnMut(&[&[u8]])) {
     let complete = format!(
-        "for d in {}; do case \":$PATH:\" in *\":$d:\"*) ;; *) PATH=\"${{PATH:+$PATH:}}$d\";; esac; done; \
-         unset d; export PATH",
+        "for SKIFF_N in {}; do case \":$PATH:\" in *\":$SKIFF_N:\"*) ;; *) PATH=\"${{PATH:+$PATH:}}$SKIFF_N\";; esac; \
+         done; unset SKIFF_N; export PATH",
         DEFAULT_PATH.replace(':', " ")
     );
     let default_path = format!("[ -n \"${{PATH+x}}\" ] || export PATH={DEFAULT_PATH}");
-    let hint: &[u8] = match shell {
-        BASH => b"mend the script in the image, unless it was a signal",
-        _ => b"mend the script in the image; if it is written for bash, the image needs /bin/bash",
+    let hint: &[u8] = match shell.is_bash {
+        true => b"mend the script in the image, unless it was a signal",
+        false => b"mend the script in the image; if it is written for bash, the image needs /bin/bash",
     };
     let mut overridden = false;
     for (path, _) in &from.scripts {
@@ -121,30 +145,31 @@ fn run_scripts(from: &Ingredients, shell: &str, line: &mut impl FnMut(&[&[u8]]))
         if file == "90-environment.sh" {
             line(&[default_path.as_bytes()]);
         }
-        let said = format!("cannot start the program: {} of the image ended {shell}", path.display());
+        let said = format!("cannot start the program: {} of the image ended {}", path.display(), shell.path);
         line(&[b"SKIFF_AT=", &single_quoted(said.as_bytes()), b" SKIFF_HINT=", &single_quoted(hint)]);
         line(&[b". ", &single_quoted(path.as_os_str().as_bytes())]);
         if is_docker(path) || path == Path::new("/environment") {
             line(&[complete.as_bytes()]);
         }
         if file == BASE_SCRIPT {
-            overrides(from, line);
+            overrides(from, shell, line);
             overridden = true;
         }
     }
     if !overridden {
         line(&[default_path.as_bytes()]);
-        overrides(from, line);
+        overrides(from, shell, line);
     }
 }
 
 /// The last step. A shell has statuses of its own for a program that it cannot start; they would be taken for the
 /// program's.
-fn become_program(shell: &str, line: &mut impl FnMut(&[&[u8]])) {
+fn become_program(shell: &Interpreter, line: &mut impl FnMut(&[&[u8]])) {
     let said = r#"printf 'skiff: cannot run "%s" in the container\nhint: the shell says why, above\n' "$1" >&2; exit 255"#;
-    if shell == BASH {
-        // Its exec counts this down.
-        line(&[b"[ -z \"${SHLVL+x}\" ] || SHLVL=$((SHLVL + 1))"]);
+    if shell.is_bash {
+        // Its exec counts this down, and makes it 0 where there is none; but an array is no program's.
+        line(&[b"case \"${SHLVL-}\" in [1-9]|[1-9][0-9]|[1-9][0-9][0-9]) SHLVL=$((SHLVL + 1));; \
+                 '') unset SHLVL; declare -a SHLVL;; esac"]);
         line(&[b"trap - EXIT; shopt -s execfail; exec -- \"$@\"; ", said.as_bytes()]);
     } else {
         line(&[b"trap ", &single_quoted(said.as_bytes()), b" EXIT; exec \"$@\""]);
@@ -162,17 +187,20 @@ fn travelling(from: &Ingredients) -> Vec<(OsString, OsString)> {
 }
 
 /// The variables of the caller's ids that somebody asks for, and that the shell does not have by itself.
-fn own_ids(from: &Ingredients, shell: &str) -> Vec<(&'static str, u32)> {
+fn own_ids(from: &Ingredients, shell: &Interpreter) -> Vec<(&'static str, u32)> {
     let texts =
         || from.scripts.iter().map(|(_, text)| text).chain(from.overrides.iter().map(|given| &given.value));
     let is_asked =
         |name: &str| texts().any(|text| text.windows(name.len()).any(|word| word == name.as_bytes()));
-    let is_preset = |name| shell == BASH && READ_ONLY_IN_BASH.contains(&name);
+    let is_preset = |name| shell.is_bash && READ_ONLY_IN_BASH.contains(&name);
     ids(from).into_iter().filter(|(name, _)| is_asked(name) && !is_preset(name)).collect()
 }
 
-fn overrides(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
-    let names: Vec<&[u8]> = from.overrides.iter().map(|given| given.name.as_slice()).collect();
+fn overrides(from: &Ingredients, shell: &Interpreter, line: &mut impl FnMut(&[&[u8]])) {
+    let may_set =
+        |name: &&[u8]| !shell.is_bash || !READ_ONLY_IN_BASH.iter().any(|one| one.as_bytes() == *name);
+    let names: Vec<&[u8]> =
+        from.overrides.iter().map(|given| given.name.as_slice()).filter(may_set).collect();
     if !names.is_empty() {
         line(&[b"for SKIFF_N in ", &names.join(&b' '), b"; do"]);
         line(&[b"SKIFF_AT=\"cannot evaluate the value given for $SKIFF_N: it ended the shell\""]);
@@ -185,7 +213,7 @@ fn overrides(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
             GIVEN,
             b"$SKIFF_N\"",
         ]);
-        line(&[b"export \"$SKIFF_N=$SKIFF_V\" 2>/dev/null"]);
+        line(&[b"export \"$SKIFF_N=$SKIFF_V\" 2>&-"]);
         line(&[b"done; unset SKIFF_N"]);
     }
 }
@@ -214,7 +242,7 @@ fn restore(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
         line(&[b"eval \"export $SKIFF_N=\\\"\\$", WAITING, b"$SKIFF_N\\\"\""]);
         line(&[b"elif ", nothing.as_bytes(), b"; then unset $SKIFF_N"]);
         line(&[b"fi; unset \"", WAITING, b"$SKIFF_N\""]);
-        line(&[b"done 2>/dev/null; unset SKIFF_N"]);
+        line(&[b"done 2>&-; unset SKIFF_N"]);
     }
 }
 

@@ -166,6 +166,23 @@ fn an_image_without_a_shell_whose_scripts_need_one_is_an_error() {
     );
 }
 
+/// Of the host, what one shell or another has by itself, or reads.
+const PRESET_BY_SHELLS: [(&str, &str); 13] = [
+    ("TERM", "xterm"),
+    ("SHELL", "/bin/zsh"),
+    ("HOSTNAME", "login1"),
+    ("HOSTTYPE", "t"),
+    ("MACHTYPE", "t"),
+    ("OSTYPE", "t"),
+    ("OPTERR", "0"),
+    ("PS2", "- "),
+    ("PS4", "- "),
+    ("SHLVL", "3"),
+    ("LC_ALL", "xx_XX.UTF-8"),
+    ("BASH_ENV", "/nowhere"),
+    ("GID", "7"),
+];
+
 /// What the image's shell makes is what the evaluator makes, for scripts that both can run.
 #[test]
 fn the_images_shell_makes_the_same_environment() {
@@ -185,7 +202,7 @@ fn the_images_shell_makes_the_same_environment() {
             ids: (rustix::process::getuid().as_raw(), 1002),
             names: [("SKIFF_NAME", "it's.sif")].map(pair).to_vec(),
             scripts: vec![
-                script("10-docker2singularity.sh", "export PATH=/opt/bin B=\"${B:-docker}\""),
+                script("10-docker2singularity.sh", "export d=docker PATH=/opt/bin::/bin B=\"${B:-docker}\""),
                 script(
                     "90-environment.sh",
                     "export C= D=image NAME_SEEN=\"$SKIFF_NAME\" IDS=$UID:$EUID:$GID",
@@ -202,44 +219,36 @@ fn the_images_shell_makes_the_same_environment() {
             .map(over)
             .to_vec(),
             evaluate: true,
-            host: [
-                ("B", "host"),
-                ("C", "host"),
-                ("F", "host"),
-                ("G", "it's\n\"odd\" $x"),
-                // What bash has by itself.
-                ("TERM", "xterm"),
-                ("SHELL", "/bin/zsh"),
-                ("HOSTNAME", "login1"),
-                ("HOSTTYPE", "t"),
-                ("MACHTYPE", "t"),
-                ("OSTYPE", "t"),
-                ("OPTERR", "0"),
-                ("PS4", "- "),
-                ("SHLVL", "3"),
-                ("LC_ALL", "xx_XX.UTF-8"),
-                ("BASH_ENV", "/nowhere"),
-                ("GID", "7"),
-                ("PATH", env::DEFAULT_PATH),
-            ]
-            .map(pair)
-            .into_iter()
-            .collect(),
+            host: [("B", "host"), ("C", "host"), ("F", "host"), ("G", "it's\n\"odd\" $x")]
+                .map(pair)
+                .into_iter()
+                .chain(PRESET_BY_SHELLS.map(pair))
+                .collect(),
             prompt: with_prompt.then(|| b"it's> ".to_vec()),
         };
         let world = world(&[], &[]);
         let tree = Tree::Directory(Directory::open(world.image_files.path()).unwrap());
         let mut view = target::View::new(&world.host, &tree);
         let ours = env::exported(env::evaluate(&from, &mut view).unwrap());
-        for shell in ["/bin/bash", "/bin/sh"] {
-            assert_eq!(by_shell(&from, shell), ours, "{shell}");
+        // Bash as sh, and busybox where it is there.
+        for (program, name) in
+            [("/bin/bash", "bash"), ("/bin/bash", "sh"), ("/bin/sh", "sh"), ("/bin/busybox", "sh")]
+        {
+            if Path::new(program).exists() {
+                assert_eq!(by_shell(&from, program, name), ours, "{program} as {name}");
+            }
         }
     }
 }
 
-/// The variables that a program has whose environment is made by this shell.
-fn by_shell(from: &env::Ingredients, shell: &str) -> Vec<(OsString, OsString)> {
-    let shell = sourced::with_shell(from, shell, "why");
+/// The variables that a program has whose environment is made by this shell, called so.
+fn by_shell(from: &env::Ingredients, program: &str, name: &str) -> Vec<(OsString, OsString)> {
+    let directory = TempDir::new().unwrap();
+    let link = directory.path().join(name);
+    symlink(program, &link).unwrap();
+    let path = Box::leak(link.to_str().unwrap().to_owned().into_boxed_str());
+    let shell = sourced::Interpreter { path, is_bash: program == "/bin/bash" };
+    let shell = sourced::with_shell(from, &shell, "why");
     let out = Command::new(&shell.shell[0])
         .args(&shell.shell[1..])
         .args(["/usr/bin/env", "-0"])
@@ -253,7 +262,6 @@ fn by_shell(from: &env::Ingredients, shell: &str) -> Vec<(OsString, OsString)> {
     let mut theirs: Vec<(OsString, OsString)> = text
         .split_terminator('\0')
         .filter_map(|pair| pair.split_once('='))
-        .filter(|(name, value)| !matches!((*name, *value), ("_" | "OLDPWD", _) | ("SHLVL", "0")))
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
     theirs.sort();
@@ -278,13 +286,14 @@ fn scripts_for_bash_are_run_by_bash() {
     let path = directory.path().join("90-environment.sh");
     fs::write(&path, script).unwrap();
     let from = env::Ingredients { scripts: vec![(path, script.into())], ..from };
-    let variables = by_shell(&from, "/bin/bash");
+    let variables = by_shell(&from, "/bin/bash", "bash");
     let value =
         |name: &str| variables.iter().find(|(one, _)| one == name).map(|(_, value)| value.to_str().unwrap());
     assert_eq!(
         [value("A"), value("B"), value("C"), value("D")],
         [Some("/home/eve"), Some("x"), Some("home"), Some("d")]
     );
+    assert_eq!(value("SHLVL"), None, "bash counts its own");
 }
 
 /// What images with apps have: it asks which app is wanted, as the image's own script does.
