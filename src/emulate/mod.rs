@@ -145,17 +145,22 @@ fn start_supervisor(control: OwnedFd) -> io::Result<()> {
             // What failed there is seen by what does not come.
             _ => Ok(()),
         },
-        Fork::Child => match process::fork() {
-            Ok(Fork::Child) => supervise(&control, program.as_raw_nonzero().get()),
-            Ok(Fork::Parent(supervisor)) if first => {
-                drop(control);
-                process::become_server(&[], c"skiff-emulate");
-                let _ = process::wait_for(supervisor);
-                process::exit(0)
+        Fork::Child => {
+            if first {
+                // Before the program goes on, which hears from the supervisor alone.
+                process::become_server(&[control.as_fd()], c"skiff-emulate");
             }
-            Ok(Fork::Parent(_)) => process::exit(0),
-            Err(_) => process::exit(1),
-        },
+            match process::fork() {
+                Ok(Fork::Child) => supervise(&control, program.as_raw_nonzero().get()),
+                Ok(Fork::Parent(supervisor)) if first => {
+                    drop(control);
+                    let _ = process::wait_for(supervisor);
+                    process::exit(0)
+                }
+                Ok(Fork::Parent(_)) => process::exit(0),
+                Err(_) => process::exit(1),
+            }
+        }
     }
 }
 
