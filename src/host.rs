@@ -157,6 +157,11 @@ impl Host {
         })
     }
 
+    /// Whether the command line turns this switch off (`--nv`).
+    pub fn turns_off(&self, switch: &str) -> bool {
+        self.off.iter().any(|off| off == switch)
+    }
+
     /// Whether there is any variable that may be a setting.
     pub fn has_settings(&self) -> bool {
         *self.settings.get_or_init(|| {

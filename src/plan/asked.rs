@@ -139,7 +139,7 @@ pub fn switch(host: &Host, given: bool, name: &str, keys: &[&str]) -> Option<Bec
     if given {
         return Some(Because::Flag(name.to_owned()));
     }
-    if host.off.iter().any(|off| off == name) {
+    if host.turns_off(name) {
         return None;
     }
     let (variable, value) = keys.iter().find_map(|key| host.setting(key))?;

@@ -118,6 +118,13 @@ pub struct Ingredients {
     pub prompt: Option<Vec<u8>>,
 }
 
+impl Ingredients {
+    /// Whether the caller gives this variable a value.
+    pub fn gives(&self, name: &[u8]) -> bool {
+        self.overrides.iter().any(|given| given.name == name)
+    }
+}
+
 /// The prompts that `99-base.sh` sets in every image.
 pub const USUAL_PROMPTS: [&str; 2] = ["Apptainer> ", "Singularity> "];
 
@@ -267,11 +274,10 @@ fn edit_paths(shell: &mut Shell) {
 
 /// The host's variables where the image left them unset; set to nothing by the image, they go.
 fn restore(from: &Ingredients, shell: &mut Shell) {
-    let asked = |name: &[u8]| from.overrides.iter().any(|given| given.name == name);
     for (name, value) in &from.host {
         match shell.value(name) {
             None => shell.export(name, value.clone()),
-            Some(b"") if !asked(name) => {
+            Some(b"") if !from.gives(name) => {
                 shell.variables.remove(name);
             }
             Some(_) => {}

@@ -33,6 +33,13 @@ pub struct Interpreter {
     pub is_bash: bool,
 }
 
+impl Interpreter {
+    /// Whether it lets nobody set this variable.
+    fn keeps(&self, name: &[u8]) -> bool {
+        self.is_bash && READ_ONLY_IN_BASH.iter().any(|kept| kept.as_bytes() == name)
+    }
+}
+
 /// The shells that may run an image's scripts, best first. Scripts for Apptainer, which runs them by a shell of its own
 /// that knows much of bash, are often written for bash.
 const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
@@ -45,7 +52,7 @@ const READ_ONLY_IN_BASH: [&str; 2] = ["UID", "EUID"];
 pub fn shell_of(from: &Ingredients, view: &mut View<'_>) -> Option<Interpreter> {
     let mut shells = SHELLS.into_iter().filter_map(|path| interpreter(path, view)).collect::<VecDeque<_>>();
     // Bash would not set what the caller asks for.
-    if READ_ONLY_IN_BASH.iter().any(|name| is_given(from, name))
+    if READ_ONLY_IN_BASH.iter().any(|name| from.gives(name.as_bytes()))
         && let Some(other) = shells.iter().position(|shell| !shell.is_bash)
     {
         return shells.remove(other);
@@ -63,10 +70,6 @@ fn interpreter(path: &'static str, view: &mut View<'_>) -> Option<Interpreter> {
     let may_run = from != From::Image
         || matches!(view.image().lookup(&found), Ok(Some(entry)) if entry.mode & 0o111 != 0);
     may_run.then(|| Interpreter { path, is_bash: found.file_name().is_some_and(|name| name == "bash") })
-}
-
-fn is_given(from: &Ingredients, name: &str) -> bool {
-    from.overrides.iter().any(|given| given.name == name.as_bytes())
 }
 
 /// The environment and the words that start the image's `shell`. `place` says why, in a comment.
@@ -92,18 +95,18 @@ pub fn with_shell(from: &Ingredients, shell: &Interpreter, place: &str) -> Envir
     }
     run_scripts(from, shell, &mut line);
     edit_paths(&mut line);
-    for (name, _) in ids.iter().filter(|(name, _)| !is_given(from, name)) {
+    for (name, _) in ids.iter().filter(|(name, _)| !from.gives(name.as_bytes())) {
         let unset = format!("case \"$(export -p)\" in *' {name}='*) ;; *) unset {name};; esac");
         line(&[unset.as_bytes()]);
     }
     restore(from, &mut line);
-    for name in READ_ONLY_IN_BASH {
-        if shell.is_bash && is_given(from, name) {
+    for name in READ_ONLY_IN_BASH.into_iter().filter(|name| shell.keeps(name.as_bytes())) {
+        if from.gives(name.as_bytes()) {
             let told = format!(
-                "echo 'skiff: warning: the value given for {name} has no effect: bash has its own' >&2; unset SKIFF_GIVEN_{name}"
+                "echo 'skiff: warning: the value given for {name} has no effect: bash has its own' >&2"
             );
             line(&[told.as_bytes()]);
-        } else if shell.is_bash && from.host.contains_key(name.as_bytes()) {
+        } else if from.host.contains_key(name.as_bytes()) {
             line(&[b"export ", name.as_bytes()]);
         }
     }
@@ -122,7 +125,7 @@ pub fn with_shell(from: &Ingredients, shell: &Interpreter, place: &str) -> Envir
     let flags = if shell.is_bash { &["--noprofile", "--norc", "-c"][..] } else { &["-c"] };
     let words = std::iter::once(&shell.path).chain(flags).map(OsString::from);
     Environment {
-        variables: travelling(from),
+        variables: travelling(from, shell),
         shell: words.chain([OsString::from_vec(script), "sh".into()]).collect(),
     }
 }
@@ -177,11 +180,10 @@ fn become_program(shell: &Interpreter, line: &mut impl FnMut(&[&[u8]])) {
 }
 
 /// The variables that the shell starts with, and takes its values from.
-fn travelling(from: &Ingredients) -> Vec<(OsString, OsString)> {
+fn travelling(from: &Ingredients, shell: &Interpreter) -> Vec<(OsString, OsString)> {
     let names = from.start.iter().cloned();
     let waiting = from.host.iter().map(|(name, value)| ([WAITING, name].concat(), value.clone()));
-    let given =
-        from.overrides.iter().map(|given| ([GIVEN, &given.name].concat(), quoted(given, from.evaluate)));
+    let given = set(from, shell).map(|given| ([GIVEN, &given.name].concat(), quoted(given, from.evaluate)));
     let all = names.chain(waiting).chain(given);
     all.map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value))).collect()
 }
@@ -192,15 +194,16 @@ fn own_ids(from: &Ingredients, shell: &Interpreter) -> Vec<(&'static str, u32)> 
         || from.scripts.iter().map(|(_, text)| text).chain(from.overrides.iter().map(|given| &given.value));
     let is_asked =
         |name: &str| texts().any(|text| text.windows(name.len()).any(|word| word == name.as_bytes()));
-    let is_preset = |name| shell.is_bash && READ_ONLY_IN_BASH.contains(&name);
-    ids(from).into_iter().filter(|(name, _)| is_asked(name) && !is_preset(name)).collect()
+    ids(from).into_iter().filter(|(name, _)| is_asked(name) && !shell.keeps(name.as_bytes())).collect()
+}
+
+/// The overrides that the shell sets.
+fn set<'a>(from: &'a Ingredients, shell: &'a Interpreter) -> impl Iterator<Item = &'a Override> {
+    from.overrides.iter().filter(|given| !shell.keeps(&given.name))
 }
 
 fn overrides(from: &Ingredients, shell: &Interpreter, line: &mut impl FnMut(&[&[u8]])) {
-    let may_set =
-        |name: &&[u8]| !shell.is_bash || !READ_ONLY_IN_BASH.iter().any(|one| one.as_bytes() == *name);
-    let names: Vec<&[u8]> =
-        from.overrides.iter().map(|given| given.name.as_slice()).filter(may_set).collect();
+    let names: Vec<&[u8]> = set(from, shell).map(|given| given.name.as_slice()).collect();
     if !names.is_empty() {
         line(&[b"for SKIFF_N in ", &names.join(&b' '), b"; do"]);
         line(&[b"SKIFF_AT=\"cannot evaluate the value given for $SKIFF_N: it ended the shell\""]);
@@ -230,9 +233,8 @@ fn quoted(given: &Override, evaluate: bool) -> Vec<u8> {
 /// The host's variables where the image left them unset; set to nothing by the image, they go, unless the caller
 /// has asked for that.
 fn restore(from: &Ingredients, line: &mut impl FnMut(&[&[u8]])) {
-    let asked = |name: &[u8]| from.overrides.iter().any(|given| given.name == name);
     let (asked, others): (Vec<&[u8]>, Vec<&[u8]>) =
-        from.host.keys().map(Vec::as_slice).partition(|name| asked(name));
+        from.host.keys().map(Vec::as_slice).partition(|name| from.gives(name));
     for (names, nothing) in [(asked, "false"), (others, "eval \"[ -z \\\"\\$$SKIFF_N\\\" ]\"")] {
         if names.is_empty() {
             continue;

@@ -61,7 +61,6 @@ impl Asked {
 /// Reads flags, variables and configuration.
 pub fn read(flags: &GpuFlags, host: &Host, config: &Config) -> Asked {
     let on = |given, name, keys: &[&str]| switch(host, given, name, keys);
-    let turned_off = |name: &str| host.off.iter().any(|off| off == name);
     let nvccli = on(flags.nvccli, "--nvccli", &["NVCCLI"]);
     let off = [
         (Accelerator::Nv, on(flags.no_nv, "--no-nv", &["NV_OFF", "NO_NV"])),
@@ -75,7 +74,7 @@ pub fn read(flags: &GpuFlags, host: &Host, config: &Config) -> Asked {
         (Accelerator::IntelHpu, "--intel-hpu", on(flags.intel_hpu, "--intel-hpu", &["INTEL_HPU"])),
     ];
     let configured = |set: Accelerator, flag: &str| {
-        (config.gpu.contains(&set) && !turned_off(flag)).then_some(Because::Config)
+        (config.gpu.contains(&set) && !host.turns_off(flag)).then_some(Because::Config)
     };
     let sets = asked
         .into_iter()
